@@ -1,0 +1,167 @@
+"""What to binarize and how: one small dataclass that prints, compares and round-trips through JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+FORMAT_VERSION = 1
+
+_CHOICES = {
+    "weight_scale": ("tensor", "row"),
+    "weight_center": ("none", "tensor", "row"),
+    "ste": ("window", "smooth"),
+    "attention": ("table", "row-max"),
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # BiT as published and released (reference: DESIGN contract 8), without its sign(0) = 0 and dynamic minimum
+    "bit-ref": {
+        "weight_scale": "tensor",
+        "weight_scale_learnable": False,
+        "weight_center": "tensor",
+        "ste": "window",
+        "attention": "table",
+        "relu": True,
+        "signed_init": 2.0,
+    },
+    # ours: better at the same bits
+    "bit-plus": {
+        "weight_scale": "row",
+        "weight_scale_learnable": True,
+        "weight_center": "none",
+        "ste": "smooth",
+        "attention": "row-max",
+        "relu": False,
+        "signed_init": 2.0,
+    },
+}
+
+
+def _close(name: str, known) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4) or sorted(known)[:5]
+    return ", ".join(repr(n) for n in near)
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """How ``quantize_`` binarizes a model. Start from a preset: ``QuantConfig.preset("bit-plus", ...)``.
+
+    Args:
+        name: the preset these values started from; kept for the report.
+        weight_scale: one weight scale per ``"tensor"`` or per output ``"row"`` (embeddings: always per row).
+        weight_scale_learnable: train the scale as ``s_init * exp(r)``; otherwise it is ``mean|W|`` at every step.
+        weight_center: mean subtracted before the sign: ``"none"``, of the whole ``"tensor"``, or of each ``"row"``.
+        ste: gradient of the signed set: ``"window"`` is 1 on ``|u| <= 1`` (BiT), ``"smooth"`` is ``max(0, 2 - 2|u|)``.
+        attention: which keys a query takes: ``"table"`` compares a softmax from an integer table with a learnt
+            threshold (BiT), ``"row-max"`` takes every key within a margin of the row's best score.
+        attention_keep: for ``"row-max"``, a key is taken when its softmax weight is at least this share of the best.
+        relu: replace GELU and SiLU by ReLU in the student, so that the next layer's input uses the {0, 1} set.
+        signed_init: initial scale of a signed input, in units of its mean magnitude.
+        embeddings: binarize token embedding tables.
+        float_embeddings: regular expression of embedding tables that stay float (positions, token types).
+        modules_to_not_convert: modules left in float: exact name, a prefix or suffix of it at a dot, or ``"re:..."``.
+        rules: per-module overrides, ``{exact name or "re:...": {field: value} or None}``; ``None`` leaves the module
+            in float, an exact name goes before a pattern, earlier patterns before later ones.
+
+    Raises:
+        ValueError: unknown preset, field or value, with what would be right.
+    """
+
+    name: str = "bit-plus"
+    weight_scale: str = "row"
+    weight_scale_learnable: bool = True
+    weight_center: str = "none"
+    ste: str = "smooth"
+    attention: str = "row-max"
+    attention_keep: float = 0.25
+    relu: bool = False
+    signed_init: float = 2.0
+    embeddings: bool = True
+    float_embeddings: str = r".*(position|token_type|segment|relative|bias).*"
+    modules_to_not_convert: tuple[str, ...] = ()
+    rules: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    version: int = FORMAT_VERSION
+
+    def __post_init__(self):
+        object.__setattr__(self, "modules_to_not_convert", tuple(self.modules_to_not_convert))
+        for key, allowed in _CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+        for key in ("weight_scale_learnable", "relu", "embeddings"):
+            if not isinstance(getattr(self, key), bool):
+                raise ValueError(f"{key} must be true or false; got {getattr(self, key)!r}")
+        if not 0.0 < self.attention_keep <= 1.0:
+            raise ValueError(f"attention_keep must be in (0, 1]; got {self.attention_keep}")
+        if not self.signed_init > 0:
+            raise ValueError(f"signed_init must be positive; got {self.signed_init}")
+        if self.version != FORMAT_VERSION:
+            raise ValueError(f"this bitquant reads configuration version {FORMAT_VERSION}, not {self.version!r}")
+        for pattern in (*self.modules_to_not_convert, *self.rules, "re:" + self.float_embeddings):
+            if pattern.startswith("re:"):
+                try:
+                    re.compile(pattern[3:])
+                except re.error as error:
+                    raise ValueError(f"rule {pattern!r} is not a valid regular expression: {error}") from None
+        for pattern, overrides in self.rules.items():
+            if overrides is not None:
+                if not isinstance(overrides, dict):
+                    raise ValueError(f"rule {pattern!r} must map to null or to a dictionary of fields")
+                if nested := {"rules", "modules_to_not_convert"} & set(overrides):
+                    raise ValueError(f"rule {pattern!r} cannot set {', '.join(sorted(nested))}")
+                self._with(overrides)
+
+    def _with(self, overrides: dict[str, Any]) -> QuantConfig:
+        known = {f.name for f in dataclasses.fields(self)}
+        for key in overrides:
+            if key not in known:
+                raise ValueError(f"unknown configuration field {key!r}; did you mean {_close(key, known)}?")
+        return dataclasses.replace(self, **{"rules": {}, **overrides})
+
+    @classmethod
+    def preset(cls, name: str, **overrides) -> QuantConfig:
+        """The named preset (``bit-ref`` or ``bit-plus``) with some fields replaced."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
+        return cls(name=name, **PRESETS[name])._with(overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; ``QuantConfig.from_dict`` of it is equal to this."""
+        return {**dataclasses.asdict(self), "modules_to_not_convert": list(self.modules_to_not_convert)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> QuantConfig:
+        if not isinstance(data, dict):
+            raise ValueError(f"a configuration must be a JSON object, not {type(data).__name__}")
+        return cls()._with(data)
+
+    def for_module(self, path: str) -> QuantConfig | None:
+        """The configuration that holds for one module path; None when it stays float."""
+        if any(_names(pattern, path) for pattern in self.modules_to_not_convert):
+            return None
+        matching = [p for p in self.rules if p == path] or [p for p in self.rules if _matches(p, path)]
+        if not matching:
+            return self
+        overrides = self.rules[matching[0]]
+        return None if overrides is None else self._with(overrides)
+
+    def check_rules(self, paths) -> None:
+        """Raise ValueError for the first rule that matches none of ``paths``, listing near names."""
+        paths = list(paths)
+        for pattern, match in [(p, _names) for p in self.modules_to_not_convert] + [(p, _matches) for p in self.rules]:
+            if not any(match(pattern, path) for path in paths):
+                raise ValueError(f"rule {pattern!r} matches no layer of this model; near names: {_close(pattern, paths)}")
+
+
+def _matches(pattern: str, path: str) -> bool:
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], path) is not None
+    return pattern == path
+
+
+def _names(pattern: str, path: str) -> bool:
+    """Skip-list semantics: also a prefix or a suffix of the path that ends at a dot."""
+    return _matches(pattern, path) or path.startswith(pattern + ".") or path.endswith("." + pattern)

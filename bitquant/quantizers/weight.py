@@ -1,0 +1,93 @@
+"""The weight binarizer: ``W ~ s * sign(W - mu)`` with a mean-magnitude or learnable scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SCALE_FLOOR = 1e-8
+
+
+class WeightLevels(torch.autograd.Function):
+    """``+1`` where ``weight >= mean``, else ``-1``. The gradient of ``s * level`` goes straight to the weight,
+    unclipped (bit.md section 3), so the gradient of the level is divided by ``s``."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return (weight >= mean).to(weight.dtype).mul_(2).sub_(1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (scale,) = ctx.saved_tensors
+        return grad / scale, None, None
+
+
+def weight_mean(weight: Tensor, center: str) -> Tensor:
+    """What is subtracted before the sign: zero, the global mean, or the mean of each row (output channel)."""
+    if center == "none":
+        return weight.new_zeros(())
+    if center == "tensor":
+        return weight.mean()
+    return weight.flatten(1).mean(1).view(-1, *[1] * (weight.ndim - 1))
+
+
+def mean_magnitude(weight: Tensor, granularity: str) -> Tensor:
+    """``mean|W|`` of the uncentred weight: fp32 [1] or [rows], floored so that it is positive."""
+    magnitude = weight.abs()
+    mean = magnitude.mean().view(1) if granularity == "tensor" else magnitude.flatten(1).mean(1)
+    return mean.float().clamp(min=SCALE_FLOOR)
+
+
+class WeightBinarizer(nn.Module):
+    """Binarizes a weight of shape (rows, ...) to levels {-1, +1} and a positive scale per tensor or per row.
+
+    Args:
+        weight: the trained weight; a learnable scale starts from its mean magnitude.
+        granularity: ``"tensor"`` or ``"row"``.
+        learnable: ``s = s_init * exp(r)`` with ``r`` trained; otherwise ``mean|W|`` anew at every step, a constant in
+            the gradient.
+        center: ``"none"``, ``"tensor"`` or ``"row"``.
+    """
+
+    def __init__(self, weight: Tensor, *, granularity: str, learnable: bool, center: str):
+        super().__init__()
+        self.granularity, self.learnable, self.center = granularity, learnable, center
+        if learnable:
+            scale = mean_magnitude(weight.detach(), granularity)
+            self.register_buffer("scale_init", scale)
+            self.log_ratio = nn.Parameter(torch.zeros_like(scale))
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """fp32 [1] or [rows], positive."""
+        if self.learnable:
+            return self.scale_init * torch.exp(self.log_ratio)
+        return mean_magnitude(weight.detach(), self.granularity)
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """weight (rows, ...) -> (levels fp32 of that shape, scale fp32 [1] or [rows])."""
+        weight = weight.float()
+        scale = self.scale(weight)
+        spread = scale.detach().view(-1, *[1] * (weight.ndim - 1))
+        return WeightLevels.apply(weight, weight_mean(weight.detach(), self.center), spread), scale
+
+    @torch.no_grad()
+    def bits(self, weight: Tensor) -> Tensor:
+        """bool of weight's shape: what is packed."""
+        weight = weight.float()
+        return weight >= weight_mean(weight, self.center)
+
+    @torch.no_grad()
+    def reset(self, weight: Tensor) -> None:
+        """Start the learnable scale again from a weight that was just loaded."""
+        if self.learnable:
+            self.scale_init.copy_(mean_magnitude(weight, self.granularity))
+            self.log_ratio.zero_()
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        if not any(key.startswith(prefix) for key in state_dict):
+            return  # a float checkpoint: the owning layer resets the scale from the weight it loads
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+
+    def extra_repr(self) -> str:
+        return f"{self.granularity}, learnable={self.learnable}, center={self.center}"
