@@ -1,0 +1,185 @@
+"""The binary products as torch operators (``torch.ops.bitquant.*``), with fake kernels for compile and export.
+
+``naive`` defines them in plain torch and serves every device; on the CPU the ``native`` kernels take over where they
+can. Layouts: ``bitquant.packing``. No op is differentiable: training uses the float products of ``bitquant.nn``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..packing import words_for
+from . import checks, dispatch, naive
+from .dispatch import Backend, BackendUnavailable, backends, use_backend
+
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "backends",
+    "binary_attention_rowmax",
+    "binary_attention_table",
+    "binary_embedding",
+    "binary_linear",
+    "threshold_pack",
+    "use_backend",
+]
+
+_library = torch.library.Library("bitquant", "DEF")
+
+
+def _operator(schema: str, check, fake):
+    """Define one op whose kernels are the functions of that name in ``naive`` and in the current CPU backend."""
+    name = schema.partition("(")[0]
+    definition = getattr(naive, name)
+
+    def on_any_device(*args):
+        check(*args)
+        return definition(*args)
+
+    def on_cpu(*args):
+        check(*args)
+        return getattr(dispatch.current(), name)(*args)
+
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, on_any_device, "CompositeExplicitAutograd")
+    _library.impl(name, on_cpu, "CPU")
+    torch.library.register_fake(f"bitquant::{name}", fake, lib=_library)
+    return getattr(torch.ops.bitquant, name).default
+
+
+_threshold_pack = _operator(
+    "threshold_pack(Tensor x, Tensor threshold, bool strict) -> (Tensor, Tensor)",
+    lambda x, threshold, strict: checks.threshold_pack(x, threshold),
+    lambda x, threshold, strict: (
+        x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32),
+        x.new_empty(x.shape[:-1], dtype=torch.int32),
+    ),
+)
+_binary_linear = _operator(
+    "binary_linear(Tensor x, Tensor threshold, bool strict, Tensor lanes, int out_features, Tensor scale, Tensor? bias)"
+    " -> Tensor",
+    lambda x, threshold, strict, *weight: checks.binary_linear(x, threshold, *weight),
+    lambda x, threshold, strict, lanes, out_features, scale, bias: x.new_empty((*x.shape[:-1], out_features)),
+)
+_binary_attention_rowmax = _operator(
+    "binary_attention_rowmax(Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor margin, Tensor scale) -> Tensor",
+    lambda q, k, v, keep, margin, scale: (checks.binary_attention(q, k, v, keep, scale), checks.rowmax(margin)),
+    lambda q, k, v, keep, margin, scale: q.new_empty((*q.shape[:3], v.shape[3])),
+)
+_binary_attention_table = _operator(
+    "binary_attention_table(Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor table, Tensor ratio, Tensor scale)"
+    " -> Tensor",
+    lambda q, k, v, keep, table, ratio, scale: (
+        checks.binary_attention(q, k, v, keep, scale),
+        checks.table(table, ratio, q.shape[3]),
+    ),
+    lambda q, k, v, keep, table, ratio, scale: q.new_empty((*q.shape[:3], v.shape[3])),
+)
+_binary_embedding = _operator(
+    "binary_embedding(Tensor indices, Tensor packed, int dim, Tensor scale) -> Tensor",
+    checks.binary_embedding,
+    lambda indices, packed, dim, scale: scale.new_empty((*indices.shape, dim)),
+)
+
+
+def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
+    """Signs of activations as bits (contract 3): ``x >= threshold``, or ``x > threshold`` where ``strict``.
+
+    Args:
+        x: (..., K) fp32, fp16, bf16 or fp64, compared in fp32.
+        threshold: fp32 [K] or [1]: ``-b`` of the signed set, ``fl(alpha/2 - b)`` of {0,1}.
+        strict: True for the set {0,1}, where a tie is 0.
+
+    Returns:
+        words int32 (..., ceil(K/32)) with zero tail bits, and the number of ones int32 (...).
+
+    Raises:
+        ValueError: NaN in ``x``, or a wrong dtype or shape.
+    """
+    return _threshold_pack(x, threshold, strict)
+
+
+def binary_linear(
+    x: Tensor, threshold: Tensor, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Binarize ``x`` and multiply it with a +-1 weight: ``fl(fl(acc * scale) + bias)`` (contracts 1 and 2).
+
+    Args:
+        x: (..., K) float. ``threshold`` and ``strict`` as in :func:`threshold_pack`: {-1,+1}, or {0,1} where strict.
+        lanes: int32 (ceil(N/16), ceil(K/32), 16), ``packing.to_lanes`` of the weight's (N, K) bits.
+        out_features: N.
+        scale: fp32 [N] or [1].
+        bias: fp32 [N] or None.
+
+    Returns:
+        (..., N) in the dtype of ``x``, computed in fp32.
+
+    Raises:
+        ValueError: NaN in ``x``, or a wrong dtype or shape.
+    """
+    return _binary_linear(x, threshold, strict, lanes, out_features, scale, bias)
+
+
+def binary_attention_rowmax(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, margin: Tensor, scale: Tensor
+) -> Tensor:
+    """Attention of ``bit-plus`` (contract 4): key j is taken iff it is kept and ``s_ij >= max_j s_ij - margin``.
+
+    Args:
+        q, k, v: (B, H, Tq, d), (B, H, Tk, d), (B, H, Tk, dv) float, any strides, of which only the signs
+            (``x >= 0``) are used.
+        keep: bool, broadcastable to (B, H, Tq, Tk), False for padding; or None. The maximum is over kept keys.
+        margin: int64, one element: ``floor(ln(1/f)/c)``.
+        scale: fp32, one element.
+
+    Returns:
+        (B, H, Tq, dv) contiguous, in the dtype of ``q``: ``fl(fl(sum / n) * scale)`` with the sum of
+        sign(v) over the n keys taken, 0 where no key is kept.
+
+    Raises:
+        ValueError: NaN in ``q``, ``k`` or ``v``, or a wrong dtype or shape.
+    """
+    return _binary_attention_rowmax(q, k, v, keep, margin, scale)
+
+
+def binary_attention_table(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, table: Tensor, ratio: Tensor, scale: Tensor
+) -> Tensor:
+    """Attention of ``bit-ref`` (contract 4): softmax(c s)_ij > alpha/2, decided in integers.
+
+    With ``delta_ij = (max_j s_ij - s_ij) / 2`` and Z_i the sum of ``table[delta]`` over kept keys, key j is taken
+    iff it is kept and ``table[delta_ij] * 2^24 > ratio * Z_i``.
+
+    Args:
+        q, k, v, keep: as in :func:`binary_attention_rowmax`.
+        table: int64 [d + 1], ``table[delta] = round(4096 exp(-2 c delta))``: values 0 to 4096.
+        ratio: int64, one element: ``round(alpha/2 * 2^24)``, not negative.
+        scale: fp32, one element.
+
+    Returns:
+        (B, H, Tq, dv) contiguous, in the dtype of ``q``: ``fl(sum of sign(v) over taken keys * scale)``.
+
+    Raises:
+        ValueError: NaN in ``q``, ``k`` or ``v``, or a wrong dtype or shape.
+    """
+    return _binary_attention_table(q, k, v, keep, table, ratio, scale)
+
+
+def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> Tensor:
+    """Rows of a 1-bit embedding: ``scale_row * (+-1)``.
+
+    Args:
+        indices: int64 or int32, any shape.
+        packed: uint8 (V, ceil(dim/8)), ``packing.pack_bits`` of the signs.
+        dim: number of columns.
+        scale: fp32 [V] or [1].
+
+    Returns:
+        fp32 (*indices.shape, dim).
+
+    Raises:
+        IndexError: an index below 0 or not below V.
+        ValueError: a wrong dtype or shape.
+    """
+    return _binary_embedding(indices, packed, dim, scale)

@@ -1,0 +1,88 @@
+"""Checks of the ops' arguments, for every backend: the native kernels index raw memory, so a shape must not lie."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..packing import LANES, WORD_BITS
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MAX_EXACT = 1 << 24
+"""Sums of +-1 below this are exact in fp32 (contract 1)."""
+
+
+def threshold_pack(x: Tensor, threshold: Tensor) -> None:
+    if x.dtype not in FLOATS:
+        raise ValueError(f"x must be a float tensor, got {x.dtype}")
+    if x.ndim == 0 or not 0 < x.shape[-1] < MAX_EXACT:
+        raise ValueError(f"x needs a last dimension of 1 to 2^24 - 1 features, got shape {tuple(x.shape)}")
+    _vector(threshold, x.shape[-1], "threshold")
+
+
+def binary_linear(
+    x: Tensor, threshold: Tensor, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
+) -> None:
+    threshold_pack(x, threshold)
+    shape = ((out_features + LANES - 1) // LANES, (x.shape[-1] + WORD_BITS - 1) // WORD_BITS, LANES)
+    if out_features < 1 or lanes.shape != shape or lanes.dtype != torch.int32:
+        raise ValueError(
+            f"{x.shape[-1]} -> {out_features} features need int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}"
+        )
+    _vector(scale, out_features, "scale")
+    if bias is not None:
+        _vector(bias, out_features, "bias", scalar=False)
+
+
+def binary_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4 or x.dtype not in FLOATS:
+            raise ValueError(f"{name} must be a float tensor (B, H, T, d), got {x.dtype} {tuple(x.shape)}")
+    (b, h, tq, d), tk = q.shape, k.shape[2]
+    if k.shape != (b, h, tk, d) or v.shape[:3] != (b, h, tk) or d == 0 or v.shape[3] == 0:
+        raise ValueError(
+            f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} must agree in B and H, k and v in length,"
+            " q and k in d"
+        )
+    if max(d, tk) >= MAX_EXACT:
+        raise ValueError(f"length {tk} and head size {d} must be below 2^24, where sums stop being exact")
+    if keep is not None:
+        fits = keep.ndim <= 4 and all(
+            n in (1, full) for n, full in zip(reversed(keep.shape), (tk, tq, h, b), strict=False)
+        )
+        if keep.dtype != torch.bool or not fits:
+            raise ValueError(
+                f"keep must be bool and broadcast to {(b, h, tq, tk)}, got {keep.dtype} {tuple(keep.shape)}"
+            )
+    _vector(scale, 1, "scale")
+
+
+def rowmax(margin: Tensor) -> None:
+    _integers(margin, 1, "margin")
+
+
+def table(entries: Tensor, ratio: Tensor, d: int) -> None:
+    _integers(entries, d + 1, "table")
+    _integers(ratio, 1, "ratio")
+
+
+def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> None:
+    if indices.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"indices must be int64 or int32, got {indices.dtype}")
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or dim < 1 or packed.shape[1] != (dim + 7) // 8:
+        raise ValueError(
+            f"packed rows of {dim} bits must be uint8 (V, {(dim + 7) // 8}), got {packed.dtype} {tuple(packed.shape)}"
+        )
+    _vector(scale, packed.shape[0], "scale")
+
+
+def _vector(x: Tensor, n: int, name: str, scalar: bool = True) -> None:
+    size = x.numel()
+    if x.dtype != torch.float32 or (size != n and not (scalar and size == 1)) or x.ndim > 1:
+        wanted = f"[{n}] or [1]" if scalar and n != 1 else f"[{n}]"
+        raise ValueError(f"{name} must be float32 {wanted}, got {x.dtype} {list(x.shape)}")
+
+
+def _integers(x: Tensor, n: int, name: str) -> None:
+    if x.dtype != torch.int64 or x.numel() != n:
+        raise ValueError(f"{name} must be int64 with {n} elements, got {x.dtype} {list(x.shape)}")

@@ -1,0 +1,130 @@
+"""The definition of every op in plain torch: what all other backends must equal bit for bit (contract 1).
+
+Products of +-1 and {0,1} are done in fp32, exact because every partial sum is an integer below 2^24; autocast is off
+around them, as a bf16 product is exact only to 256. Arguments are checked by ``ops.checks`` before they come here.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .. import packing
+
+
+def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
+    bits = _compare(x, threshold, strict)
+    words = packing.to_words(packing.pack_bits(bits), x.shape[-1])
+    return words, bits.sum(-1, dtype=torch.int32)
+
+
+def binary_linear(
+    x: Tensor, threshold: Tensor, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    bits = _compare(x, threshold, strict)
+    weight = _signs_of_words(packing.from_lanes(lanes, out_features), x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False):
+        acc = (bits.to(torch.float32) if strict else _plus_minus(bits)) @ weight.T
+    out = acc.mul_(scale)
+    if bias is not None:
+        out.add_(bias)
+    return out.to(x.dtype)
+
+
+def binary_attention_rowmax(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, margin: Tensor, scale: Tensor
+) -> Tensor:
+    if k.shape[2] == 0:
+        return _no_key(q, v)
+    scores = _scores(q, k, keep)
+    # No distance between two scores exceeds 2 d, and a clamped margin is exact in fp32.
+    reach = margin.clamp(max=2 * q.shape[-1]).to(torch.float32)
+    taken = scores >= scores.amax(-1, keepdim=True) - reach
+    if keep is not None:
+        taken &= keep
+    count = taken.sum(-1, keepdim=True).to(torch.float32)
+    return _taken_values(taken, v).div_(count.clamp_(min=1)).mul_(scale).to(q.dtype)
+
+
+def binary_attention_table(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, table: Tensor, ratio: Tensor, scale: Tensor
+) -> Tensor:
+    if k.shape[2] == 0:
+        return _no_key(q, v)
+    scores = _scores(q, k, keep)
+    d = q.shape[-1]
+    delta = (scores.amax(-1, keepdim=True) - scores).div_(2).nan_to_num_(nan=0, posinf=d).to(torch.int64)
+    weight = table[delta]
+    if keep is not None:
+        weight = weight.masked_fill_(~keep, 0)
+    # From 1.0 (2^24) on nothing is taken, as no weight exceeds the sum; the clamp keeps the product inside int64.
+    limit = ratio.clamp(max=1 << 24) * weight.sum(-1, keepdim=True)
+    taken = weight << 24 > limit
+    return _taken_values(taken, v).mul_(scale).to(q.dtype)
+
+
+def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> Tensor:
+    flat = indices.reshape(-1).to(torch.int64)
+    rows = packed.shape[0]
+    if flat.numel() and not bool(((flat >= 0) & (flat < rows)).all()):
+        raise IndexError(f"an index is outside the embedding's {rows} rows (0 to {rows - 1})")
+    signs = _signs_of_bytes(packed[flat], dim)
+    out = signs * (scale if scale.numel() == 1 else scale[flat].unsqueeze(-1))
+    return out.view(*indices.shape, dim)
+
+
+def _compare(x: Tensor, threshold: Tensor, strict: bool) -> Tensor:
+    values = x.to(torch.float32)
+    _reject_nan(values, "x")
+    return values > threshold if strict else values >= threshold
+
+
+def _reject_nan(values: Tensor, name: str) -> None:
+    if bool(torch.isnan(values).any()):
+        raise ValueError(f"{name} holds NaN, which has no sign bit")
+
+
+def _plus_minus(bits: Tensor) -> Tensor:
+    return bits.to(torch.float32).mul_(2).sub_(1)
+
+
+@lru_cache(maxsize=8)
+def _sign_table(device: torch.device) -> Tensor:
+    """fp32 (256, 8): the eight signs of every byte value. A look-up is the fastest way torch has to expand bits."""
+    with torch.inference_mode(False):
+        values = torch.arange(256, dtype=torch.uint8, device=device).unsqueeze(-1)
+        return _plus_minus(packing.unpack_bits(values, 8))
+
+
+def _signs_of_bytes(packed: Tensor, k: int) -> Tensor:
+    """uint8 (rows, bytes) -> fp32 (rows, k) of +-1."""
+    table = _sign_table(packed.device)
+    return table.index_select(0, packed.reshape(-1).to(torch.int32)).view(packed.shape[0], -1)[:, :k]
+
+
+def _signs_of_words(words: Tensor, k: int) -> Tensor:
+    return _signs_of_bytes(words.view(torch.uint8), k)
+
+
+def _sign(x: Tensor, name: str) -> Tensor:
+    values = x.to(torch.float32)
+    _reject_nan(values, name)
+    return _plus_minus(values >= 0)
+
+
+def _scores(q: Tensor, k: Tensor, keep: Tensor | None) -> Tensor:
+    """fp32 (B, H, Tq, Tk): the integer scores, -inf where a key is not kept."""
+    with torch.autocast(q.device.type, enabled=False):
+        scores = _sign(q, "q") @ _sign(k, "k").transpose(-1, -2)
+    return scores if keep is None else scores.masked_fill_(~keep, -torch.inf)
+
+
+def _taken_values(taken: Tensor, v: Tensor) -> Tensor:
+    with torch.autocast(v.device.type, enabled=False):
+        return taken.to(torch.float32) @ _sign(v, "v")
+
+
+def _no_key(q: Tensor, v: Tensor) -> Tensor:
+    return q.new_zeros(*q.shape[:3], v.shape[-1])
