@@ -1,0 +1,8 @@
+"""Trainable 1-bit layers, one file each."""
+
+from .attention import BitAttention
+from .embedding import BitEmbedding
+from .linear import BitLinear
+from .product import BitEinsum, BitMatmul
+
+__all__ = ["BitAttention", "BitEinsum", "BitEmbedding", "BitLinear", "BitMatmul"]

@@ -1,0 +1,7 @@
+"""Inference layers on packed buffers, one file each, and the structure that rebuilds them from a checkpoint."""
+
+from .attention import PackedAttention
+from .embedding import PackedEmbedding
+from .linear import PackedLinear
+
+__all__ = ["PackedAttention", "PackedEmbedding", "PackedLinear"]

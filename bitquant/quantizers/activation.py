@@ -35,18 +35,23 @@ class ElasticBinarizer(nn.Module):
         """``x`` of any shape and float dtype -> (levels fp32 of that shape, scale fp32 scalar). NaN raises."""
         x = x.float()
         torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
-        if self.observing:
-            self._observe(x.detach())
-        alpha = effective_scale(self.alpha, x.numel())
+        alpha = self.alpha_for(x)
         shift = self.shift if self.shift is not None else x.new_zeros(())
         if self.levels == "signed":
             return signed_levels(x, shift, alpha, smooth=self.smooth), alpha
         return unit_levels(x, shift, alpha), alpha
 
+    def alpha_for(self, x: Tensor) -> Tensor:
+        """fp32 scalar: the scale for this input, with its gradient scaled by the input's size; calibrates first
+        while ``calibrate_`` runs."""
+        if self.observing:
+            self._observe(x.detach())
+        return effective_scale(self.alpha, x.numel())
+
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         z = (x if self.shift is None else x + self.shift).abs()
-        values = z[self.valid] if self.valid is not None and z.shape[: self.valid.ndim] == self.valid.shape else z
+        values = _valid_tokens(z, self.valid)
         self.observed += torch.stack([values.sum(dtype=torch.float64), self.observed.new_tensor(values.numel())])
         self.alpha.copy_(self.observed[0] / self.observed[1].clamp(min=1) * self.init)
 
@@ -68,3 +73,9 @@ class ElasticBinarizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.levels}, shift={self.shift is not None}"
+
+
+def _valid_tokens(z: Tensor, valid: Tensor | None) -> Tensor:
+    """The elements of z, (batch, time, channels) or (batch, heads, time, channels), at valid (batch, time) tokens."""
+    tokens = z.transpose(1, 2) if z.ndim == 4 else z
+    return tokens[valid] if valid is not None and tokens.shape[:2] == valid.shape else z

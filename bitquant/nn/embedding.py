@@ -1,0 +1,31 @@
+"""BitEmbedding: a trainable token table with 1-bit rows, each with its own scale."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitquant.config import QuantConfig
+from bitquant.nn.linear import WeightLoading
+from bitquant.quantizers.weight import WeightBinarizer, WeightLevels, weight_mean
+
+
+class BitEmbedding(WeightLoading):
+    """Mixed into ``nn.Embedding`` in place: row ``i`` becomes ``s_i * levels(W_i)`` (bit.md section 3).
+
+    indices (...) int -> (..., embedding_dim) of the table's dtype.
+    """
+
+    def add_quantizers(self, config: QuantConfig) -> None:
+        """Called once after the class was mixed in. Scales are per row whatever the configuration says for linears."""
+        self.weight_quantizer = WeightBinarizer(
+            self.weight, granularity="row", learnable=config.weight_scale_learnable, center=config.weight_center
+        )
+
+    def forward(self, indices: Tensor) -> Tensor:
+        quantizer, scale = self.weight_quantizer, self.weight_quantizer.scale(self.weight)
+        mean = weight_mean(self.weight.detach(), quantizer.center)  # of the whole table, as it is packed
+        rows = F.embedding(indices, self.weight, self.padding_idx).float()
+        row_mean = F.embedding(indices, mean) if quantizer.center == "row" else mean
+        row_scale = F.embedding(indices, scale.unsqueeze(1))
+        return (WeightLevels.apply(rows, row_mean, row_scale.detach()) * row_scale).to(self.weight.dtype)

@@ -1,0 +1,57 @@
+"""Binary products of two activations outside the attention pattern: matmul and einsum around the model's own floats."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitquant.config import QuantConfig
+from bitquant.nn.linear import exact, scaled
+from bitquant.nn.selection import selection
+from bitquant.quantizers import ElasticBinarizer
+
+
+def _operand(config: QuantConfig, nonnegative: bool, device) -> ElasticBinarizer:
+    if nonnegative:
+        return ElasticBinarizer("unit", init=4.0, device=device)
+    return ElasticBinarizer("signed", smooth=config.ste == "smooth", init=config.signed_init, device=device)
+
+
+class BitMatmul(nn.Module):
+    """``torch.matmul(a, b)`` of two activations, each with its own scale: (..., n, d) @ (..., d, m) -> (..., n, m).
+
+    Used where the attention pattern is broken by a float bias on the scores. A left operand that is a softmax
+    (``probability``) is binarized by the attention rule of the configuration, row by row.
+    """
+
+    def __init__(self, config: QuantConfig, *, nonnegative: tuple[bool, bool] = (False, False),
+                 probability: bool = False, device: torch.device | None = None):
+        super().__init__()
+        self.nonnegative, self.probability = nonnegative, probability
+        self.left = selection(config, device=device) if probability else _operand(config, nonnegative[0], device)
+        self.right = _operand(config, nonnegative[1], device)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        with exact(a):
+            right, alpha_right = self.right(b)
+            if self.probability:
+                chosen = self.left.from_probability(a.float(), None, 0.0)
+                return scaled(chosen.mix(right), chosen.factor * alpha_right).to(a.dtype)
+            left, alpha_left = self.left(a)
+            return scaled(torch.matmul(left, right), alpha_left * alpha_right).to(a.dtype)
+
+
+class BitEinsum(nn.Module):
+    """``torch.einsum(equation, a, b)`` of two activations, each with its own scale."""
+
+    def __init__(self, config: QuantConfig, *, nonnegative: tuple[bool, bool] = (False, False),
+                 device: torch.device | None = None):
+        super().__init__()
+        self.nonnegative = nonnegative
+        self.left, self.right = (_operand(config, positive, device) for positive in nonnegative)
+
+    def forward(self, equation: str, *operands: Tensor) -> Tensor:
+        a, b = operands[0] if len(operands) == 1 else operands
+        with exact(a):
+            (left, alpha_left), (right, alpha_right) = self.left(a), self.right(b)
+            return scaled(torch.einsum(equation, left, right), alpha_left * alpha_right).to(a.dtype)

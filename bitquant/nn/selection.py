@@ -1,0 +1,130 @@
+"""Which keys a query takes: the two rules of binary attention, on integers where possible (DESIGN contract 4).
+
+The forward decides by the integer rule of ``bitquant.ops.naive``; the gradient goes through the float softmax.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bitquant.config import QuantConfig
+from bitquant.nn.mask import masked_softmax
+from bitquant.ops.rules import row_max_margin, softmax_table, taken_by_row_max, taken_by_table, threshold_ratio
+from bitquant.quantizers import ElasticBinarizer, unit_levels
+
+
+@dataclass
+class Selected:
+    """``levels`` {0, 1} fp32 (..., Tq, Tk), the positive ``factor`` of the sum, and the ``count`` that divides it."""
+
+    levels: Tensor
+    factor: Tensor
+    count: Tensor | None = None
+
+    def mix(self, value: Tensor) -> Tensor:
+        """value levels (..., Tk, dv) -> the sum, or the mean, over the taken keys (..., Tq, dv)."""
+        total = self.levels @ value
+        return total if self.count is None else total / self.count
+
+
+class TakenKeys(torch.autograd.Function):
+    """Forward: the keys taken, as 0 and 1. Backward: ``taken / count`` stands for the probability, so the gradient of
+    the taken bits times ``count`` goes straight to it."""
+
+    @staticmethod
+    def forward(ctx, probability: Tensor, taken: Tensor, count: Tensor) -> Tensor:
+        ctx.save_for_backward(count)
+        return taken.to(probability.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (count,) = ctx.saved_tensors
+        return grad * count, None, None
+
+
+class RowMaxSelection(nn.Module):
+    """bit-plus: every key whose softmax weight is at least ``attention_keep`` of the row's best; their mean, times a
+    learnable gain. In integers: ``s_ij >= max_j s_ij - floor(ln(1 / keep) / c)``, independent of length."""
+
+    def __init__(self, config: QuantConfig, *, device: torch.device | None = None):
+        super().__init__()
+        self.keep = config.attention_keep
+        self.log_gain = nn.Parameter(torch.zeros((), device=device))
+
+    def gain(self) -> Tensor:
+        """fp32 scalar, positive."""
+        return torch.exp(self.log_gain)
+
+    def margin(self, temperature: Tensor) -> Tensor:
+        """int64 scalar: how far below the row's best score a key may be."""
+        return row_max_margin(temperature.detach(), self.keep)
+
+    def from_scores(self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None,
+                    dropout_p: float) -> Selected:
+        """scores: integers in {-head_dim..head_dim} as fp32 (..., Tq, Tk)."""
+        taken = taken_by_row_max(scores.detach(), keep, self.margin(temperature))
+        if not torch.is_grad_enabled():
+            return self._selected(taken.to(scores.dtype), taken)
+        return self._trained(masked_softmax(scores * temperature, keep), taken, dropout_p)
+
+    def from_probability(self, probability: Tensor, keep: Tensor | None, dropout_p: float) -> Selected:
+        best = probability.detach().amax(-1, keepdim=True)
+        taken = probability.detach() >= self.keep * best
+        return self._trained(probability, taken if keep is None else taken & keep, dropout_p)
+
+    def _trained(self, probability: Tensor, taken: Tensor, dropout_p: float) -> Selected:
+        levels = TakenKeys.apply(probability, taken, self._count(taken))
+        return self._selected(F.dropout(levels, dropout_p) if dropout_p else levels, taken)
+
+    def _selected(self, levels: Tensor, taken: Tensor) -> Selected:
+        return Selected(levels, self.gain(), self._count(taken))
+
+    @staticmethod
+    def _count(taken: Tensor) -> Tensor:
+        return taken.sum(-1, keepdim=True).clamp(min=1).float()
+
+
+class TableSelection(nn.Module):
+    """bit-ref: every key whose softmax weight exceeds ``alpha / 2``, the softmax taken from an integer table, so that
+    the decision is equal on every backend; the sum over them, times the learnt ``alpha``."""
+
+    def __init__(self, config: QuantConfig, *, device: torch.device | None = None):
+        super().__init__()
+        self.probability = ElasticBinarizer("unit", init=4.0, device=device)
+
+    def table(self, temperature: Tensor, head_dim: int) -> Tensor:
+        """int64 [head_dim + 1]: exponentials below the row's best score, 12 fraction bits."""
+        return softmax_table(temperature.detach(), head_dim)
+
+    def ratio(self) -> Tensor:
+        """int64 scalar: ``alpha / 2`` in units of 2^-24."""
+        return threshold_ratio(self.probability.scale())
+
+    def from_scores(self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None,
+                    dropout_p: float) -> Selected:
+        """scores: integers in {-head_dim..head_dim} as fp32 (..., Tq, Tk)."""
+        trained = torch.is_grad_enabled() or self.probability.observing
+        probability = masked_softmax(scores * temperature, keep) if trained else None
+        if trained and dropout_p:
+            return self.from_probability(probability, keep, dropout_p)
+        alpha = self.probability.alpha_for(probability) if trained else self.probability.scale()
+        taken = taken_by_table(scores.detach(), keep, self.table(temperature, head_dim), self.ratio())
+        if not trained:
+            return Selected(taken.to(scores.dtype), alpha)
+        return Selected(unit_levels(probability, alpha.new_zeros(()), alpha, taken), alpha)
+
+    def from_probability(self, probability: Tensor, keep: Tensor | None, dropout_p: float) -> Selected:
+        probability = F.dropout(probability, dropout_p) if dropout_p else probability
+        levels, alpha = self.probability(probability)
+        return Selected(levels if keep is None else levels * keep, alpha)
+
+
+def selection(config: QuantConfig, *, device: torch.device | None = None) -> nn.Module:
+    """The selection rule named by ``config.attention``."""
+    rules = {"row-max": RowMaxSelection, "table": TableSelection}
+    return rules[config.attention](config, device=device)

@@ -1,0 +1,43 @@
+"""PackedEmbedding: a token table on packed rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bitquant import ops, packing
+from bitquant.nn.embedding import BitEmbedding
+from bitquant.packed.weights import positive
+
+
+class PackedEmbedding(nn.Module):
+    """indices (...) int -> fp32 (..., dim): ``scale[i] * (+-1)``. The rows stay bytes, as on disk: a look-up unpacks
+    only the rows it needs."""
+
+    def __init__(self, rows: int, dim: int, *, device: torch.device | None = None):
+        super().__init__()
+        self.rows, self.dim = rows, dim
+        packed = torch.zeros(rows, packing.bytes_for(dim), dtype=torch.uint8, device=device)
+        self.register_buffer("weight_packed", packed)
+        self.register_buffer("scale", torch.ones(rows, device=device))
+
+    @classmethod
+    @torch.no_grad()
+    def from_trained(cls, layer: BitEmbedding) -> PackedEmbedding:
+        """Pack a trained ``BitEmbedding``. ValueError when a scale is not positive and finite."""
+        scale = layer.weight_quantizer.scale(layer.weight)
+        positive(scale)
+        packed = cls(layer.num_embeddings, layer.embedding_dim, device=layer.weight.device)
+        packed.weight_packed.copy_(packing.pack_bits(layer.weight_quantizer.bits(layer.weight)))
+        packed.scale.copy_(scale)
+        return packed
+
+    def spec(self) -> dict:
+        """JSON-able arguments that build this table's skeleton."""
+        return {"rows": self.rows, "dim": self.dim}
+
+    def forward(self, indices: Tensor) -> Tensor:
+        return ops.binary_embedding(indices, self.weight_packed, self.dim, self.scale)
+
+    def extra_repr(self) -> str:
+        return f"{self.rows}, {self.dim}"
