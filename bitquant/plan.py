@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-
 from torch import nn
 
 from bitquant.capture import Discovery, Site
@@ -24,77 +22,79 @@ UNSEEN = "not run by the example inputs"
 _CONTAINERS = (nn.ModuleList, nn.Sequential)
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What happens to one site: binarized by ``config``, or left in float with a ``reason``."""
+class Plan:
+    """Decides for every contraction of a model whether it is binarized.
 
-    site: Site
-    config: QuantConfig | None
-    reason: str | None
+    Raises:
+        ValueError: a rule of the configuration matches no module of the model.
+    """
+
+    def __init__(self, model: nn.Module, discovery: Discovery, config: QuantConfig):
+        config.check_rules({name for name, _ in model.named_modules() if name} | {s.path for s in discovery.sites})
+        self.config = config
+        weighted = [s.path for s in discovery.sites if s.role == "weight" and s.kind != "embedding"]
+        self.blocks = encoder_blocks(model, weighted)
+        self.order = list(dict.fromkeys(_place(s) for s in discovery.sites if s.kind != "embedding"))
+        self.float_ties: set[str] = set()
+        self.float_ties = self._float_ties(model, discovery)
+
+    def decide(self, site: Site) -> tuple[QuantConfig | None, str | None]:
+        """(configuration, None) when the site is binarized, (None, reason) when it stays float."""
+        chosen = self.config.for_module(site.path)
+        reason = KEPT if chosen is None else site.reason or self._reason(site, chosen)
+        return (chosen, None) if reason is None else (None, reason)
+
+    def _reason(self, site: Site, chosen: QuantConfig) -> str | None:
+        if site.path in self.float_ties:
+            return TIED
+        if site.kind == "embedding":
+            if not chosen.embeddings:
+                return KEPT
+            return POSITIONS if re.fullmatch(chosen.float_embeddings, site.path) else None
+        if (outside := self._outside(_place(site))) is not None:
+            return outside
+        if "conv" in site.kind:
+            return CONVOLUTION
+        return PARAMETER if site.role == "parameter" else None
+
+    def _outside(self, place: str) -> str | None:
+        """The reason why a place outside the encoder stays float; None inside it (and for a pooler, as in BiT)."""
+        if not self.blocks:  # no repeated layers: the first and the last contraction are stem and head
+            return {self.order[0]: STEM, self.order[-1]: HEAD}.get(place) if len(self.order) > 2 else None
+        inside = [any(_within(p, block) for block in self.blocks) for p in self.order]
+        index = self.order.index(place)
+        if inside[index] or "pooler" in place.split("."):
+            return None
+        return STEM if True not in inside[:index] else HEAD
+
+    def _float_ties(self, model: nn.Module, discovery: Discovery) -> set[str]:
+        """Users of a shared weight of which at least one stays float: all their users are binarized or none is."""
+        users: dict[int, set[str]] = {}
+        for name, module in model.named_modules():
+            if isinstance(getattr(module, "weight", None), nn.Parameter):
+                users.setdefault(id(module.weight), set()).add(name)
+        binarized = {s.path for s in discovery.sites if self.decide(s)[0] is not None}
+        ties = [names for names in users.values() if len(names) > 1 and not binarized.issuperset(names)]
+        return set().union(*ties)
 
 
 def encoder_blocks(model: nn.Module, paths: list[str]) -> list[str]:
-    """Paths of the encoder's layers: the outermost list elements that hold at least two weighted contractions."""
+    """Paths of the encoder's layers: the outermost list elements that hold at least two of the weighted contractions
+    at ``paths``."""
     found: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, _CONTAINERS) and not any(name.startswith(block + ".") for block in found):
+        if isinstance(module, _CONTAINERS) and not any(_within(name, block) for block in found):
             for index, _ in module.named_children():
                 block = f"{name}.{index}" if name else index
-                if sum(path.startswith(block + ".") for path in paths) >= 2:
+                if sum(_within(path, block) for path in paths) >= 2:
                     found.append(block)
     return found
 
 
-def _position(path: str, order: list[str], blocks: list[str]) -> str | None:
-    """The reason why a site outside the encoder stays float; None inside it (and for a pooler, as in BiT)."""
-    if not blocks:  # no repeated layers: the first and the last contraction are stem and head
-        if len(order) < 3:
-            return None
-        return {order[0]: STEM, order[-1]: HEAD}.get(path)
-    inside = [any(p.startswith(block + ".") for block in blocks) for p in order]
-    index = order.index(path)
-    if inside[index] or "pooler" in path.split("."):
-        return None
-    return STEM if True not in inside[:index] else HEAD
+def _within(path: str, block: str) -> bool:
+    return path == block or path.startswith(block + ".")
 
 
-def decide(model: nn.Module, discovery: Discovery, config: QuantConfig) -> list[Decision]:
-    """One decision per site of ``discovery``, in its order. ValueError when a rule matches nothing."""
-    sites = discovery.sites
-    config.check_rules({name for name, _ in model.named_modules() if name} | {site.path for site in sites})
-    order = [site.path for site in sites if site.kind != "embedding"]
-    weighted = [site.path for site in sites if site.role == "weight" and site.kind != "embedding"]
-    blocks = encoder_blocks(model, weighted)
-    decisions = [_decide(site, order, blocks, config) for site in sites]
-    return _untie(model, decisions)
-
-
-def _decide(site: Site, order: list[str], blocks: list[str], config: QuantConfig) -> Decision:
-    chosen = config.for_module(site.path)
-    if chosen is None:
-        return Decision(site, None, KEPT)
-    if site.reason is not None:
-        return Decision(site, None, site.reason)
-    if site.kind == "embedding":
-        if not chosen.embeddings:
-            return Decision(site, None, KEPT)
-        named = re.fullmatch(chosen.float_embeddings, site.path)
-        return Decision(site, None, POSITIONS) if named else Decision(site, chosen, None)
-    if (reason := _position(site.path, order, blocks)) is not None:
-        return Decision(site, None, reason)
-    if site.kind.startswith("conv"):
-        return Decision(site, None, CONVOLUTION)
-    if site.role == "parameter":
-        return Decision(site, None, PARAMETER)
-    return Decision(site, chosen, None)
-
-
-def _untie(model: nn.Module, decisions: list[Decision]) -> list[Decision]:
-    """Tied weights: all their users are binarized or none is."""
-    users: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        if isinstance(getattr(module, "weight", None), nn.Parameter):
-            users.setdefault(id(module.weight), []).append(name)
-    binarized = {d.site.path for d in decisions if d.config is not None}
-    float_ties = {name for names in users.values() if len(names) > 1 and not binarized.issuperset(names) for name in names}
-    return [Decision(d.site, None, TIED) if d.site.path in float_ties and d.config else d for d in decisions]
+def _place(site: Site) -> str:
+    """The module a site belongs to: the layer itself, or the owner of a functional contraction."""
+    return site.path if site.traced == "module" else site.owner

@@ -1,0 +1,5 @@
+"""Distillation-based quantization-aware training: losses, optimizer, trainer."""
+
+from .trainer import distill
+
+__all__ = ["distill"]

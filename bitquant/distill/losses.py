@@ -1,0 +1,63 @@
+"""What the student is asked to match: hidden states and outputs of the teacher, padding left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOGITS = ("logits",)
+
+
+def masked_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared error over valid tokens, as a share of the teacher's mean square: 1 is as bad as predicting 0.
+
+    Args:
+        student, teacher: (batch, time, channels), or any equal shapes.
+        mask: bool (batch, time), True for valid tokens; ignored where the leading dimensions differ.
+    """
+    student, teacher = student.float(), teacher.float()
+    error, power = (student - teacher).square(), teacher.square()
+    if mask is not None and teacher.ndim == 3 and teacher.shape[:2] == mask.shape:
+        weight = mask.unsqueeze(-1).to(error.dtype)
+        error, power = error * weight, power * weight
+    return error.sum() / power.sum().clamp(min=1e-12)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """KL divergence from the teacher's to the student's distribution over the last dimension, mean over valid
+    positions."""
+    divergence = F.kl_div(
+        student.float().log_softmax(-1), teacher.float().log_softmax(-1), reduction="none", log_target=True
+    ).sum(-1)
+    if mask is not None and divergence.shape == mask.shape:
+        return (divergence * mask).sum() / mask.sum().clamp(min=1)
+    return divergence.mean()
+
+
+def output_tensors(output: Any) -> dict[str, Tensor]:
+    """The float tensors of a model's output by name (a tensor, a sequence, or a mapping such as ModelOutput)."""
+    if isinstance(output, Tensor):
+        return {"output": output}
+    items = output.items() if isinstance(output, Mapping) else ((str(i), t) for i, t in enumerate(output))
+    return {name: t for name, t in items if isinstance(t, Tensor) and t.is_floating_point()}
+
+
+def output_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
+    """Mean over the outputs both models give: KL for logits, relative squared error for everything else."""
+    student, teacher = output_tensors(student), output_tensors(teacher)
+    losses = [
+        (soft_cross_entropy if name in LOGITS else masked_error)(student[name], teacher[name], mask)
+        for name in student
+        if name in teacher
+    ]
+    return torch.stack(losses).mean()
+
+
+def hidden_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], mask: Tensor | None) -> Tensor:
+    """Mean over the encoder's layers of the relative squared error."""
+    losses = [masked_error(student[path], teacher[path], mask) for path in teacher]
+    return torch.stack(losses).mean()

@@ -1,0 +1,40 @@
+"""AdamW with a learning rate of its own for scales, warm-up and linear decay."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bitquant.quantizers import ElasticBinarizer
+
+SCALE_NAMES = ("alpha", "log_ratio", "log_gain")
+
+
+def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_decay: float) -> list[dict]:
+    """Latent weights (decayed), biases, norms and shifts (not decayed), quantizer scales (their own rate, not decayed)."""
+    shifts = {id(m.shift) for m in student.modules() if isinstance(m, ElasticBinarizer) and m.shift is not None}
+    groups = {
+        "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},
+        "vectors": {"params": [], "lr": lr, "weight_decay": 0.0},
+        "scales": {"params": [], "lr": scale_lr, "weight_decay": 0.0},
+    }
+    for name, parameter in student.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.rpartition(".")[2] in SCALE_NAMES:
+            groups["scales"]["params"].append(parameter)
+        elif parameter.ndim < 2 or id(parameter) in shifts:
+            groups["vectors"]["params"].append(parameter)
+        else:
+            groups["weights"]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, *, steps: int, warmup: float):
+    """Learning rates rise linearly over the first ``warmup`` share of ``steps``, then fall linearly to 0."""
+    rising = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

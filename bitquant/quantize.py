@@ -1,0 +1,134 @@
+"""``quantize_``: a trained float model becomes a trainable 1-bit student, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitquant.activations import replace_by_relu_
+from bitquant.capture import CaptureError, Site, discover, mutate_class_, wrap_owners_
+from bitquant.config import QuantConfig
+from bitquant.inputs import padding_mask, run
+from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
+from bitquant.plan import UNSUPPORTED, Plan
+from bitquant.quantizers import ElasticBinarizer
+from bitquant.report import Record, Row
+
+
+def quantize_(model: nn.Module, config: QuantConfig | str | Mapping[str, Any] | None = None,
+              example_inputs: Any = None) -> None:
+    """Swap the linear, embedding and attention products of a trained encoder for trainable 1-bit ones, in place.
+
+    Parameters keep their names, so the float state_dict still loads; new keys hold the quantizers. The scales are
+    calibrated on ``example_inputs``; call ``calibrate_`` for more data.
+
+    Args:
+        model: any module that runs on ``example_inputs``.
+        config: a ``QuantConfig``, a preset name, or a configuration as a dictionary; default ``bit-plus``.
+        example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
+
+    Raises:
+        ValueError: no or unusable example inputs, an unknown preset or field, a rule that matches nothing, or a
+            model that is quantized already.
+    """
+    config = _resolve(config)
+    if isinstance(getattr(model, "_bitquant", None), Record):
+        raise ValueError("this model is quantized already; start from the float model")
+    if config.relu:
+        config.check_rules({name for name, _ in model.named_modules() if name})
+        replaced = replace_by_relu_(model, discover(model, example_inputs), config)
+    else:
+        replaced = []
+    discovery = discover(model, example_inputs)
+    plan = Plan(model, discovery, config)
+    rows: dict[str, Row] = {}
+
+    for site in discovery.sites:
+        if site.traced == "module":
+            chosen, reason = plan.decide(site)
+            reason = _binarize_module(model.get_submodule(site.path), site, chosen) if chosen else reason
+            rows[site.path] = Row.of(site, reason)
+
+    def make_child(site: Site) -> nn.Module | None:
+        chosen, reason = plan.decide(site)
+        child = _binary_product(model, site, chosen) if chosen else None
+        rows[site.path] = Row.of(site, reason if child is not None or reason else UNSUPPORTED)
+        return child
+
+    for site in wrap_owners_(model, discovery, make_child, example_inputs):
+        known = rows.get(site.path)
+        rows[site.path] = Row.of(site, known.reason if known else site.reason or UNSUPPORTED)
+    model._bitquant = Record(config, list(rows.values()), discovery.total_macs, plan.blocks, replaced)
+    calibrate_(model, [example_inputs])
+
+
+def _resolve(config) -> QuantConfig:
+    if config is None:
+        return QuantConfig.preset("bit-plus")
+    if isinstance(config, QuantConfig):
+        return config
+    return QuantConfig.preset(config) if isinstance(config, str) else QuantConfig.from_dict(dict(config))
+
+
+def _binarize_module(module: nn.Module, site: Site, config: QuantConfig) -> str | None:
+    """Mutate one layer; returns why not when this use of it has no 1-bit form."""
+    if site.kind == "linear" and isinstance(module, nn.Linear):
+        mutate_class_(module, BitLinear)
+        module.add_quantizers(config, nonnegative=site.nonnegative[0])
+        return None
+    if site.kind == "embedding" and isinstance(module, nn.Embedding) and module.max_norm is None:
+        mutate_class_(module, BitEmbedding)
+        module.add_quantizers(config)
+        return None
+    return UNSUPPORTED
+
+
+def _binary_product(model: nn.Module, site: Site, config: QuantConfig) -> nn.Module | None:
+    """The trainable child for one product of two activations; None when there is no 1-bit form."""
+    device = next((p.device for p in model.parameters()), None)
+    if site.kind == "attention":
+        return BitAttention(config, site.shapes[0][-1], score_bias=site.score_bias, device=device)
+    if site.kind == "matmul":
+        sides = tuple(site.nonnegative[:2])
+        return BitMatmul(config, nonnegative=sides, probability=site.role == "pv" and sides[0], device=device)
+    if site.kind == "einsum" and len(site.shapes) == 2:
+        return BitEinsum(config, nonnegative=tuple(site.nonnegative[:2]), device=device)
+    return None
+
+
+@torch.no_grad()
+def calibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Set the scale of every activation binarizer from data, in place: one forward a batch, running means.
+
+    Args:
+        batches: inputs as for ``example_inputs``. In a dict, a boolean or 0/1 ``attention_mask`` (batch, time) keeps
+            padding out of the statistics.
+    """
+    quantizers = [m for m in model.modules() if isinstance(m, ElasticBinarizer)]
+    training = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        for batch in batches:
+            with _observing(quantizers, padding_mask(batch)):
+                run(model, batch)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@contextmanager
+def _observing(quantizers: list[ElasticBinarizer], valid: Tensor | None):
+    for quantizer in quantizers:
+        quantizer.observing, quantizer.valid = True, valid
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.observing, quantizer.valid = False, None
+
+
+__all__ = ["CaptureError", "calibrate_", "quantize_"]

@@ -1,0 +1,139 @@
+"""``report``: every contraction of a model, binarized or left in float with a reason (DESIGN contract 6)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from bitquant.config import QuantConfig
+
+
+@dataclass
+class Row:
+    """One contraction: where it is, how much it computes, at which widths, and why it stays float if it does.
+
+    ``macs`` are multiply-accumulates of one run on the example inputs; ``traced`` is how it was reached: ``module``
+    (the layer itself), ``fx`` (a traced owner) or ``fall-back`` (interception without a graph).
+    """
+
+    path: str
+    kind: str
+    role: str
+    shapes: list[list[int]]
+    macs: int
+    traced: str
+    reason: str | None
+    weight_bits: int | None = None
+    activation_bits: int = 32
+
+    @property
+    def binarized(self) -> bool:
+        return self.reason is None
+
+    @classmethod
+    def of(cls, site, reason: str | None) -> Row:
+        bits = 32 if reason else 1
+        weighted = site.role in ("weight", "parameter")
+        activation = 32 if site.kind == "embedding" else bits
+        return cls(site.path, site.kind, site.role, [list(s) for s in site.shapes], site.macs, site.traced, reason,
+                   bits if weighted else None, activation)
+
+
+@dataclass
+class Record:
+    """What ``quantize_`` did to a model; kept on the model and stored in its checkpoint."""
+
+    config: QuantConfig
+    rows: list[Row]
+    total_macs: int
+    blocks: list[str] = field(default_factory=list)
+    relu: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        rows = [Row(**row) for row in data["rows"]]
+        config = QuantConfig.from_dict(data["config"])
+        return cls(config, rows, int(data["total_macs"]), list(data["blocks"]), list(data["relu"]))
+
+
+def record_of(model: nn.Module) -> Record:
+    """The record ``quantize_`` left on a model. ValueError when the model was never quantized."""
+    record = getattr(model, "_bitquant", None)
+    if not isinstance(record, Record):
+        raise ValueError("this model is not quantized: call bitquant.quantize_(model, config, example_inputs) first")
+    return record
+
+
+@dataclass
+class Report:
+    """Rows and totals; ``str()`` draws a table, ``to_dict()`` is JSON-able."""
+
+    rows: list[Row]
+    total_macs: int
+
+    @property
+    def seen_macs(self) -> int:
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def share_seen(self) -> float:
+        """Share of the multiply-accumulates, counted independently, that a row accounts for."""
+        return self.seen_macs / self.total_macs if self.total_macs else 1.0
+
+    @property
+    def share_binarized(self) -> float:
+        """Share of all multiply-accumulates that run on 1-bit operands."""
+        binarized = sum(row.macs for row in self.rows if row.binarized)
+        return binarized / self.total_macs if self.total_macs else 0.0
+
+    @property
+    def left_in_float(self) -> list[Row]:
+        return [row for row in self.rows if not row.binarized]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "total_macs": self.total_macs,
+            "share_seen": self.share_seen,
+            "share_binarized": self.share_binarized,
+        }
+
+    def __str__(self) -> str:
+        from tabulate import tabulate
+
+        lines = [
+            [row.path, row.kind, row.role, row.macs, f"{row.weight_bits or '-'}/{row.activation_bits}", row.traced,
+             row.reason or "binarized"]
+            for row in self.rows
+        ]
+        table = tabulate(lines, headers=["layer", "kind", "role", "MACs", "W/A bits", "reached by", "result"])
+        return (
+            f"{table}\n{self.total_macs:,} MACs: {self.share_seen:.1%} seen, {self.share_binarized:.1%} binarized, "
+            f"{len(self.left_in_float)} of {len(self.rows)} contractions left in float"
+        )
+
+
+def report(model: nn.Module, example_inputs: Any = None) -> Report:
+    """Every contraction of ``model`` (float, student or packed).
+
+    Args:
+        example_inputs: needed for a float model, which is run once; the rows then say what ``quantize_`` with the
+            default preset would do.
+
+    Raises:
+        ValueError: a float model without usable example inputs.
+    """
+    if isinstance(getattr(model, "_bitquant", None), Record):
+        record = record_of(model)
+        return Report(record.rows, record.total_macs)
+    from bitquant.capture import discover
+    from bitquant.plan import Plan
+
+    discovery = discover(model, example_inputs)
+    plan = Plan(model, discovery, QuantConfig.preset("bit-plus"))
+    return Report([Row.of(site, plan.decide(site)[1]) for site in discovery.sites], discovery.total_macs)
