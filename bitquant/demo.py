@@ -1,6 +1,8 @@
 """The demo's model and text: a real sentence encoder and real English that install by package name."""
 
+import ast
 import re
+import sysconfig
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,14 +34,15 @@ def demo_model():
 
 
 def demo_sentences():
-    """English sentences of 5 to 60 words: Python's own language reference, and WordNet's glosses when installed.
+    """English sentences of 5 to 60 words: Python's reference and docstrings, and WordNet's glosses when installed.
 
     Returns:
-        list[str]: several thousand sentences, over a hundred thousand with Debian's ``wordnet-base``.
+        list[str]: about fifteen thousand sentences, over a hundred thousand with Debian's ``wordnet-base``.
     """
     from pydoc_data.topics import topics
 
     sentences = [s for name in sorted(topics) for s in prose(topics[name])]
+    sentences += [s for text in _docstrings(Path(sysconfig.get_path("stdlib"))) for s in prose(text)]
     for file in sorted(WORDNET.glob("data.*")):
         sentences += glosses(file.read_text(encoding="utf-8", errors="replace"))
     return sentences
@@ -66,6 +69,18 @@ def glosses(text):
         parts = (part.strip(' "') for part in line.split("|", 1)[1].split(";"))
         kept += [part for part in parts if len(part.split()) in WORDS]
     return kept
+
+
+def _docstrings(folder):
+    for file in sorted(folder.rglob("*.py")):
+        if {"site-packages", "dist-packages", "test", "tests"} & set(file.relative_to(folder).parts):
+            continue
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError, OSError):  # files that are broken on purpose
+            continue
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        yield from (ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented))
 
 
 def _is_sentence(text):

@@ -1,0 +1,20 @@
+"""The ``bitquant`` command: one file a subcommand, each importing torch only when it runs."""
+
+import click
+
+import bitquant
+from bitquant.cli.demo import demo
+from bitquant.cli.doctor import doctor
+from bitquant.cli.errors import Commands
+from bitquant.cli.inspect import inspect
+from bitquant.cli.quantize import quantize
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(bitquant.__version__, prog_name="bitquant")
+def main():
+    """Turn a trained encoder into a 1-bit one that is really smaller and really faster."""
+
+
+for command in (quantize, inspect, demo, doctor):
+    main.add_command(command)

@@ -1,0 +1,97 @@
+"""Directories that appear whole or not at all."""
+
+import os
+import shutil
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def check_replaceable(directory, *, overwrite=False, replaceable=lambda directory: False):
+    """Checks that a directory may be created at this path, and that the disk lets us.
+
+    Args:
+        directory (str or Path): need not exist, nor its parents; an empty directory is as good as none.
+        overwrite (bool): allow an existing directory that is ``replaceable``.
+        replaceable (callable): directory -> bool, whether it is one of ours.
+
+    Raises:
+        FileExistsError: something is in the way.
+        OSError: the nearest existing parent does not take a new entry.
+    """
+    directory = _resolve(directory)
+    empty = directory.is_dir() and not any(directory.iterdir())
+    if directory.exists() and not empty:
+        if not (directory.is_dir() and replaceable(directory)):
+            raise FileExistsError(f"output {directory} exists and is not a bitquant checkpoint: it is never replaced")
+        if not overwrite:
+            raise FileExistsError(f"output {directory} exists: choose another place or overwrite it (--overwrite)")
+    ancestor = directory.parent
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    probe = ancestor / f".{uuid.uuid4().hex}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise OSError(f"output {directory} cannot be written: {error.strerror}: {ancestor}") from None
+
+
+@contextmanager
+def replacing(directory, *, overwrite=False, replaceable=lambda directory: False):
+    """Yields a fresh sibling directory that takes the target's place when the block succeeds, and is gone otherwise.
+
+    Arguments and errors are those of ``check_replaceable``. The old directory is renamed aside, and removed only after
+    the new one stands in its place.
+    """
+    check_replaceable(directory, overwrite=overwrite, replaceable=replaceable)
+    directory = _resolve(directory)
+    made = _make_parents(directory)
+    stem = f".{directory.name}.{uuid.uuid4().hex}"
+    fresh, old = directory.with_name(stem + ".new"), directory.with_name(stem + ".old")
+    try:
+        fresh.mkdir()
+        yield fresh
+        sync(fresh)
+        if directory.exists():
+            directory.rename(old)
+        fresh.rename(directory)
+        sync(directory.parent)
+    except BaseException:
+        if old.exists() and not directory.exists():
+            old.rename(directory)
+        shutil.rmtree(fresh, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write(file, content):
+    """Writes bytes to a new file, down to the disk."""
+    with open(file, "xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync(path):
+    """Flushes a file or directory entry to the disk, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some cannot sync a directory; the rename is atomic without it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_parents(directory):
+    """Creates missing parents and returns them, deepest first."""
+    missing = [p for p in directory.parents if not p.exists()]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _resolve(directory):
+    return Path(os.path.realpath(directory))

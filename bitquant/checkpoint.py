@@ -1,0 +1,210 @@
+"""Saves and loads models as a directory of ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
+
+``config.json`` is the model's own configuration plus ``quantization_config``; nothing is ever unpickled.
+"""
+
+import copy
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bitquant.atomic import check_replaceable, replacing, sync, write
+from bitquant.skeleton import build_skeleton
+from bitquant.sources import model_directory, read_config, read_headers, weight_files
+
+METHOD = "bitquant"
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+def save(model, directory, *, tokenizer_file=None, overwrite=False):
+    """Writes a student or a packed model so that ``load(directory)`` needs nothing else.
+
+    All files are written beside the target and renamed into place at the end: a full disk or an interruption leaves
+    what was there before, and nothing new.
+
+    Args:
+        model (nn.Module): after ``quantize_`` or ``convert_``.
+        directory (str or Path): made with its parents.
+        tokenizer_file (str or Path, optional): copied to ``tokenizer.json``.
+        overwrite (bool): replace an earlier bitquant checkpoint; anything else in the way is never removed.
+
+    Raises:
+        FileExistsError: the directory is in the way.
+        OSError: it cannot be written.
+    """
+    from bitquant.packed import structure
+
+    tensors, tied = _unique_tensors(model)
+    config = model.config.to_dict() if _is_transformers(model) else {}
+    if config:
+        config["architectures"] = [_architecture(model)]
+        config.pop("_name_or_path", None)
+    with replacing(directory, overwrite=overwrite, replaceable=is_checkpoint) as target:
+        _write_tensors(tensors, target / WEIGHTS)
+        config["quantization_config"] = {
+            "quant_method": METHOD,
+            "format_version": FORMAT_VERSION,
+            "sha256": _digest(target / WEIGHTS),
+            "tied": tied,
+            "structure": structure(model),
+        }
+        write(target / "config.json", json.dumps(config, indent=1).encode())
+        if tokenizer_file is not None:
+            write(target / "tokenizer.json", Path(tokenizer_file).read_bytes())
+
+
+def load(directory, *, model=None):
+    """Rebuilds a saved model, in eval mode on the CPU.
+
+    Every name, shape and dtype is compared with the file's header before anything is allocated.
+
+    Args:
+        directory (str or Path): written by ``save``.
+        model (nn.Module, optional): for a model that is not from transformers, a float instance of its class; it is
+            not changed.
+
+    Returns:
+        nn.Module: the student or packed model.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: not a bitquant checkpoint, a newer format, a damaged or replaced weights file, or metadata that
+            does not fit it.
+    """
+    from bitquant.packed import restore_
+
+    directory = model_directory(directory)
+    config, meta = read_metadata(directory)
+    file = weight_files(directory)[0]
+    if _digest(file) != meta["sha256"]:
+        raise ValueError(f"{file} is damaged or not the file this checkpoint was saved with: its sha256 differs")
+    found = _with_tied(read_headers([file]), meta["tied"])
+    if model is not None:
+        skeleton = _without_weights(model)
+    elif "model_type" in config:
+        # one packed bit is the least that a value of the float model can have become
+        skeleton = build_skeleton(config, tensors=len(found), elements=8 * file.stat().st_size)
+    else:
+        raise ValueError(f"{directory} holds no transformers model: pass an instance of its class, load(..., model=)")
+    trial = copy.deepcopy(skeleton)
+    try:
+        with torch.device("meta"):
+            restore_(trial, meta["structure"])
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"the structure in {directory}/config.json does not fit the model: {error}") from None
+    _compare(trial.state_dict(), found, directory)
+    restore_(skeleton, meta["structure"])
+    skeleton.load_state_dict(_with_tied(load_file(file), meta["tied"]), assign=True)
+    if hasattr(skeleton, "tie_weights"):
+        skeleton.tie_weights()
+    return skeleton.eval()
+
+
+def read_metadata(directory):
+    """``config.json`` of a checkpoint and its ``quantization_config``, the latter checked.
+
+    Raises:
+        ValueError: the directory is not a bitquant checkpoint of a format that this version reads.
+    """
+    config = read_config(directory)
+    meta = config.get("quantization_config")
+    if not isinstance(meta, dict) or meta.get("quant_method") != METHOD:
+        raise ValueError(f"{directory} is not a bitquant checkpoint: its config.json names no bitquant quantization")
+    version = meta.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{directory} has format version {version!r}; this bitquant reads version {FORMAT_VERSION}")
+    for key, kind in (("sha256", str), ("tied", dict), ("structure", dict)):
+        if not isinstance(meta.get(key), kind):
+            raise ValueError(f"quantization_config of {directory} has no valid {key!r}")
+    return config, meta
+
+
+def is_checkpoint(directory):
+    """Whether a directory holds a bitquant checkpoint, of any version."""
+    try:
+        meta = read_config(directory).get("quantization_config")
+    except ValueError:
+        return False
+    return isinstance(meta, dict) and meta.get("quant_method") == METHOD
+
+
+def check_target(directory, *, overwrite=False):
+    """Raises what ``save`` would raise, before hours of training: the target is in the way or cannot be written."""
+    check_replaceable(directory, overwrite=overwrite, replaceable=is_checkpoint)
+
+
+def _write_tensors(tensors, file):
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:  # how the library reports a full disk
+        raise OSError(f"{file.name} cannot be written: {error}") from None
+    sync(file)
+
+
+def _digest(file):
+    hasher = sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _unique_tensors(model):
+    """State for the file, each storage once, and the other names of tied tensors: ``{name: name kept}``."""
+    tensors, tied, first, storages = {}, {}, {}, set()
+    for name, tensor in model.state_dict().items():
+        tensor = tensor.detach().cpu()
+        view = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and view in first:
+            tied[name] = first[view]
+            continue
+        first[view] = name
+        storage = tensor.untyped_storage()
+        # another view of a storage in the file, or a part of a larger one, is written as a tensor of its own
+        alone = storage.data_ptr() not in storages and storage.nbytes() == tensor.nbytes
+        storages.add(storage.data_ptr())
+        tensors[name] = tensor.contiguous() if alone else tensor.clone(memory_format=torch.contiguous_format)
+    return tensors, tied
+
+
+def _with_tied(entries, tied):
+    missing = [kept for kept in tied.values() if kept not in entries]
+    if missing:
+        raise ValueError(f"the weights file holds no {missing[0]!r}, to which another tensor is tied")
+    return {**entries, **{name: entries[kept] for name, kept in tied.items()}}
+
+
+def _compare(expected, found, directory):
+    for kind, names in (("lacks", expected.keys() - found.keys()), ("has unknown", found.keys() - expected.keys())):
+        if names:
+            raise ValueError(f"the weights file of {directory} {kind} {', '.join(sorted(names)[:3])}")
+    for name, tensor in expected.items():
+        shape, dtype = found[name]
+        if shape != tuple(tensor.shape) or _DTYPES.get(dtype) != tensor.dtype:
+            wanted = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+            raise ValueError(f"{name} is {shape} {dtype} in the weights file of {directory}, not {wanted}")
+
+
+def _without_weights(model):
+    """A copy whose parameters have no memory; buffers keep their values."""
+    memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
+
+
+def _is_transformers(model):
+    return hasattr(model, "config") and any(c.__module__.startswith("transformers.") for c in type(model).__mro__)
+
+
+def _architecture(model):
+    return next(c.__name__ for c in type(model).__mro__ if c.__module__.startswith("transformers."))

@@ -1,0 +1,60 @@
+"""The table that ends every run."""
+
+from tabulate import tabulate
+
+STYLE = {"tablefmt": "simple", "disable_numparse": True}
+
+
+def summary(result):
+    """Text of ``bitquant.pipeline.binarize``'s result: size, time, share, fidelity, what stayed float."""
+    held_out = result["sentences"]["held_out"]
+    same = "bit for bit equal to" if result["identical_after_reload"] else "NOT equal to"
+    tables = [
+        tabulate(_before_after(result), headers=("", "before", "after", ""), colalign=_align(4), **STYLE),
+        tabulate(_fidelity(result), headers=(f"{held_out} held-out sentences", *_COLUMNS), colalign=_align(4), **STYLE),
+        left_in_float(result["coverage"]),
+        f"Saved in {result['out']}; loaded again in a fresh process it is {same} the trained student.",
+    ]
+    return "\n\n".join(["", *tables])
+
+
+_COLUMNS = ("undistilled", "distilled", "chance")
+
+
+def _align(columns):
+    return ("left", *["right"] * (columns - 1))
+
+
+def _before_after(result):
+    labels = {"weights": "model.safetensors, MB", "directory": "with config and tokenizer, MB"}
+    rows = []
+    for key, label in labels.items():
+        size = result["megabytes"][key]
+        rows.append((label, f"{size['before']:.2f}", f"{size['after']:.2f}", f"{size['before'] / size['after']:.1f}x"))
+    for time in result["milliseconds"]:
+        label = f"batch {time['batch']}, {time['tokens']} tokens, ms"
+        rows.append((label, f"{time['before']:.1f}", f"{time['after']:.1f}", f"{time['before'] / time['after']:.1f}x"))
+    rows.append(("MACs binarized", "0.0 %", f"{100 * result['coverage']['share_binarized']:.1f} %", ""))
+    return rows
+
+
+def _fidelity(result):
+    before, after = result["fidelity"]["undistilled"], result["fidelity"]["distilled"]
+    others = max(result["sentences"]["held_out"] - 1, 1)
+    return [
+        ("cosine to the teacher", f"{before['cosine']:.3f}", f"{after['cosine']:.3f}", ""),
+        ("same nearest neighbour", _percent(before["top1"]), _percent(after["top1"]), _percent(1 / others)),
+        ("same 10 nearest", _percent(before["top10"]), _percent(after["top10"]), _percent(min(10 / others, 1))),
+    ]
+
+
+def _percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def left_in_float(coverage):
+    """Table of the products and tables that stayed float, and why; ``coverage`` is ``Report.to_dict()``."""
+    rows = [(row["name"], row["reason"]) for row in coverage["left_in_float"]]
+    if not rows:
+        return "Nothing stayed in float."
+    return tabulate(rows, headers=("stayed in float", "why"), **STYLE)
