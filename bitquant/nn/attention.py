@@ -35,6 +35,10 @@ class BitAttention(nn.Module):
         self.rule, self.head_dim, self.score_bias = config.attention, head_dim, score_bias
         self.register_buffer("score_scale", torch.tensor(head_dim**-0.5, dtype=torch.float64, device=device))
 
+    def spec(self) -> dict:
+        """JSON-able arguments that build this layer's skeleton, beside the configuration."""
+        return {"head_dim": self.head_dim, "score_bias": self.score_bias}
+
     def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                 dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
                 enable_gqa: bool = False) -> Tensor:

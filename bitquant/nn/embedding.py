@@ -22,6 +22,10 @@ class BitEmbedding(WeightLoading):
             self.weight, granularity="row", learnable=config.weight_scale_learnable, center=config.weight_center
         )
 
+    def spec(self) -> dict:
+        """JSON-able arguments of ``add_quantizers``: none."""
+        return {}
+
     def forward(self, indices: Tensor) -> Tensor:
         quantizer, scale = self.weight_quantizer, self.weight_quantizer.scale(self.weight)
         mean = weight_mean(self.weight.detach(), quantizer.center)  # of the whole table, as it is packed

@@ -58,6 +58,10 @@ class BitLinear(WeightLoading):
             center=config.weight_center,
         )
 
+    def spec(self) -> dict:
+        """JSON-able arguments of ``add_quantizers``."""
+        return {"nonnegative": self.input_quantizer.levels == "unit"}
+
     def forward(self, x: Tensor) -> Tensor:
         with exact(x):
             levels, alpha = self.input_quantizer(x)

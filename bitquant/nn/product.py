@@ -31,6 +31,10 @@ class BitMatmul(nn.Module):
         self.left = selection(config, device=device) if probability else _operand(config, nonnegative[0], device)
         self.right = _operand(config, nonnegative[1], device)
 
+    def spec(self) -> dict:
+        """JSON-able arguments that build this layer's skeleton, beside the configuration."""
+        return {"nonnegative": list(self.nonnegative), "probability": self.probability}
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         with exact(a):
             right, alpha_right = self.right(b)
@@ -49,6 +53,10 @@ class BitEinsum(nn.Module):
         super().__init__()
         self.nonnegative = nonnegative
         self.left, self.right = (_operand(config, positive, device) for positive in nonnegative)
+
+    def spec(self) -> dict:
+        """JSON-able arguments that build this layer's skeleton, beside the configuration."""
+        return {"nonnegative": list(self.nonnegative)}
 
     def forward(self, equation: str, *operands: Tensor) -> Tensor:
         a, b = operands[0] if len(operands) == 1 else operands

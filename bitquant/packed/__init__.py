@@ -3,5 +3,6 @@
 from .attention import PackedAttention
 from .embedding import PackedEmbedding
 from .linear import PackedLinear
+from .structure import restore_, structure
 
-__all__ = ["PackedAttention", "PackedEmbedding", "PackedLinear"]
+__all__ = ["PackedAttention", "PackedEmbedding", "PackedLinear", "restore_", "structure"]

@@ -1,0 +1,93 @@
+"""What was rewritten in a model, as JSON, and the skeleton rebuilt from it: how a checkpoint finds its modules again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitquant.activations import set_relu_
+from bitquant.capture import mutate_class_, owners, restore_owner_
+from bitquant.config import QuantConfig
+from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
+from bitquant.packed.attention import PackedAttention
+from bitquant.packed.embedding import PackedEmbedding
+from bitquant.packed.linear import PackedLinear
+from bitquant.report import Record, record_of
+
+MUTATED = {"BitLinear": BitLinear, "BitEmbedding": BitEmbedding}
+CHILDREN = {"BitAttention": BitAttention, "BitMatmul": BitMatmul, "BitEinsum": BitEinsum}
+PACKED = {"PackedLinear": PackedLinear, "PackedEmbedding": PackedEmbedding, "PackedAttention": PackedAttention}
+KINDS = {**MUTATED, **CHILDREN, **PACKED}
+
+
+def structure(model: nn.Module) -> dict[str, Any]:
+    """JSON-able description of every rewritten module and owner of a student or a packed model.
+
+    Raises:
+        ValueError: the model was never quantized.
+    """
+    modules = {}
+    for path, module in model.named_modules():
+        kind = next((name for name, cls in KINDS.items() if isinstance(module, cls)), None)
+        if kind is not None:
+            modules[path] = {"type": kind, **module.spec()}
+    return {"record": record_of(model).to_dict(), "modules": modules, "owners": owners(model)}
+
+
+def restore_(model: nn.Module, structure: dict[str, Any]) -> None:
+    """Rewrite a freshly built float model, in place, as ``structure`` says; its state_dict can then be loaded.
+
+    Args:
+        model: of the class the structure was taken from, on any device (new tensors are made where the module they
+            replace is, so a model on the meta device stays there).
+
+    Raises:
+        ValueError: a module type that is unknown, or a path the model does not have.
+    """
+    record = Record.from_dict(structure["record"])
+    set_relu_(model, record.relu)
+    for path, spec in structure["modules"].items():
+        _restore_module(model, path, dict(spec), record.config)
+    for path, owner in structure["owners"].items():
+        restore_owner_(_submodule(model, path), owner)
+    model._bitquant = record
+
+
+def _restore_module(model: nn.Module, path: str, spec: dict[str, Any], config: QuantConfig) -> None:
+    kind = spec.pop("type", None)
+    if kind not in KINDS:
+        raise ValueError(f"unknown module type {kind!r} at {path!r}; known: {', '.join(KINDS)}")
+    config = config.for_module(path) or config
+    parent, _, name = path.rpartition(".")
+    if kind in CHILDREN or kind == "PackedAttention":
+        owner = _submodule(model, parent)
+        arguments = (config,) if kind in CHILDREN else ()
+        owner.add_module(name, KINDS[kind](*arguments, **spec, device=_device(owner)))
+    elif kind in MUTATED:
+        module = _submodule(model, path)
+        mutate_class_(module, KINDS[kind])
+        module.add_quantizers(config, **spec)
+    else:
+        module = _submodule(model, path)
+        replace_everywhere_(model, module, KINDS[kind](**spec, device=_device(module)))
+
+
+def replace_everywhere_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is registered: a shared module has several parents."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[name] = new
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"the model has no module {path!r}") from None
+
+
+def _device(module: nn.Module) -> torch.device | None:
+    return next((p.device for p in module.parameters()), None)
