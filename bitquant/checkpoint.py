@@ -43,7 +43,7 @@ def save(model, directory, *, tokenizer_file=None, overwrite=False):
         FileExistsError: the directory is in the way.
         OSError: it cannot be written.
     """
-    from bitquant.packed import structure
+    from bitquant.packed.structure import structure
 
     tensors, tied = _unique_tensors(model)
     config = model.config.to_dict() if _is_transformers(model) else {}
@@ -82,7 +82,7 @@ def load(directory, *, model=None):
         ValueError: not a bitquant checkpoint, a newer format, a damaged or replaced weights file, or metadata that
             does not fit it.
     """
-    from bitquant.packed import restore_
+    from bitquant.packed.structure import restore_
 
     directory = model_directory(directory)
     config, meta = read_metadata(directory)

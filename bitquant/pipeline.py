@@ -2,12 +2,14 @@
 
 import copy
 import time
+from pathlib import Path
 
 from bitquant.checkpoint import check_target, save
 from bitquant.data import TextBatches, hold_out
 from bitquant.fidelity import embed, fidelity
 from bitquant.fresh import measure_fresh
 from bitquant.measure import megabytes
+from bitquant.sources import weight_files
 
 MOST_HELD_OUT = 1000
 CALIBRATION_BATCHES = 8
@@ -102,10 +104,6 @@ def binarize(
 
 def _sizes(source, out):
     """MB of the weights file and of all that loading needs, before and after."""
-    from pathlib import Path
-
-    from bitquant.sources import weight_files
-
     return {
         "weights": {"before": megabytes(weight_files(source.directory)), "after": megabytes(weight_files(out))},
         "directory": {"before": megabytes(source.files()), "after": megabytes(Path(out).iterdir())},

@@ -6,7 +6,7 @@ import click
 
 
 class Commands(click.Group):
-    """A group whose commands may raise ValueError, OSError or ModuleNotFoundError with a sentence for the user.
+    """A group whose commands may raise ValueError, OSError, ModuleNotFoundError or FloatingPointError: one sentence.
 
     The exit code is then 1; 130 after Ctrl-C. With ``BITQUANT_DEBUG=1`` in the environment the traceback is shown.
     """
@@ -14,7 +14,7 @@ class Commands(click.Group):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, ModuleNotFoundError) as error:
+        except (ValueError, OSError, ModuleNotFoundError, FloatingPointError) as error:
             if os.environ.get("BITQUANT_DEBUG"):
                 raise
             raise click.ClickException(sentence(error)) from None

@@ -14,12 +14,12 @@ def inspect(model, as_json):
 
     from bitquant.checkpoint import is_checkpoint, load
     from bitquant.report import report
-    from bitquant.sources import Source, load_source, load_tokenizer, model_directory, read_config
+    from bitquant.sources import load_source, model_directory
 
     directory = model_directory(model)
     if is_checkpoint(directory):
-        source = Source(directory, load(directory), load_tokenizer(directory, read_config(directory)))
+        coverage = report(load(directory))
     else:
         source = load_source(directory)
-    coverage = report(source.model, source.example_inputs())
+        coverage = report(source.model, source.example_inputs())
     click.echo(json.dumps(coverage.to_dict(), indent=2) if as_json else str(coverage))

@@ -18,6 +18,7 @@ def summary(result):
     return "\n\n".join(["", *tables])
 
 
+_ROW = ("left", "left", "right", "left")
 _COLUMNS = ("undistilled", "distilled", "chance")
 
 
@@ -53,8 +54,10 @@ def _percent(share):
 
 
 def left_in_float(coverage):
-    """Table of the products and tables that stayed float, and why; ``coverage`` is ``Report.to_dict()``."""
-    rows = [(row["name"], row["reason"]) for row in coverage["left_in_float"]]
-    if not rows:
+    """Table of the layers and products that stayed float, and why; ``coverage`` is ``Report.to_dict()``."""
+    total = max(coverage["total_macs"], 1)
+    left = [row for row in coverage["rows"] if row["reason"]]
+    if not left:
         return "Nothing stayed in float."
-    return tabulate(rows, headers=("stayed in float", "why"), **STYLE)
+    rows = [(row["path"], row["kind"], _percent(row["macs"] / total), row["reason"]) for row in left]
+    return tabulate(rows, headers=("stayed in float", "kind", "MACs", "why"), colalign=_ROW, **STYLE)
