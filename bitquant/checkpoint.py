@@ -106,6 +106,9 @@ def load(directory, *, model=None):
     _compare(trial.state_dict(), found, directory)
     restore_(skeleton, meta["structure"])
     skeleton.load_state_dict(_with_tied(load_file(file), meta["tied"]), assign=True)
+    for name, tensor in (*skeleton.named_parameters(), *skeleton.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"{directory} does not determine the value of {name}")
     if hasattr(skeleton, "tie_weights"):
         skeleton.tie_weights()
     return skeleton.eval()

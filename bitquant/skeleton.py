@@ -75,8 +75,8 @@ def build_skeleton(config, *, tensors, elements):
 
     Args:
         config (dict): contents of ``config.json``.
-        tensors (int): most parameters the model may have.
-        elements (int): most values these may hold together.
+        tensors (int): parameters in the weights file; four times as many are too many.
+        elements (int): values these hold together; likewise.
 
     Returns:
         nn.Module: buffers outside the state_dict (position ids, frequencies) have their values.
@@ -85,13 +85,13 @@ def build_skeleton(config, *, tensors, elements):
         ValueError: the configuration is invalid or describes a model beyond the bounds.
     """
     parsed, cls = model_class(config)
-    build = lambda: cls._from_config(parsed, dtype=torch.float32)  # noqa: E731
     try:
-        # sizes first, with nothing allocated; then once more for the values of the buffers
-        with silent(import_transformers()), _bounded(tensors, elements):
-            with torch.device("meta"):
-                build()
-            return build().eval()
+        with silent(import_transformers()):
+            # sizes first, with nothing allocated; then once more for the values of the buffers
+            with _bounded(tensors, elements), torch.device("meta"):
+                cls._from_config(parsed, dtype=torch.float32)
+            with _bounded(tensors, elements):
+                return cls._from_config(parsed, dtype=torch.float32).eval()
     except _TooLarge as error:
         raise ValueError(f"config.json does not fit the weights file: {error}") from None
     except Exception as error:
@@ -112,7 +112,8 @@ def _bounded(tensors, elements):
             return None
         seen["tensors"] += 1
         seen["elements"] += parameter.numel()
-        if seen["tensors"] > 2 * tensors or seen["elements"] > 2 * elements:
+        # a tied parameter is registered several times, and is in the file once
+        if seen["tensors"] > 4 * tensors or seen["elements"] > 4 * elements:
             raise _TooLarge(f"{name} of {type(module).__name__} is one of too many or too large tensors")
         return parameter if parameter.is_meta else nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 

@@ -142,7 +142,7 @@ def _from_pretrained(directory, config, tensors):
     elements = sum(torch.Size(shape).numel() for shape, _ in tensors.values())
     # refuses absurd sizes, and gives the shapes to compare with
     expected = build_skeleton(config, tensors=len(tensors), elements=elements).state_dict()
-    for name in expected.keys() & tensors.keys():
+    for name in sorted(expected.keys() & tensors.keys()):
         found, wanted = tensors[name][0], tuple(expected[name].shape)
         if found != wanted:
             raise ValueError(f"{name} has shape {found} in the weights file but {wanted} by config.json")
