@@ -4,8 +4,9 @@ Three forms of the same bits:
 
 * bytes: uint8 (..., ceil(K/8)), on disk.
 * words: int32 (..., ceil(K/32)), a row of activations in memory; the bits above K are zero.
-* lanes: int32 (ceil(N/16), ceil(K/32), 16), resident weights of the CPU kernels: word ``w`` of 16 neighbouring rows side
-  by side, so that one 16-lane register works for 16 outputs and nothing is summed across lanes. Missing rows are zero.
+* lanes: int32 (ceil(N/16), ceil(K/32), 16), resident weights of the CPU kernels: word ``w`` of 16 neighbouring rows
+  side by side, so that one 16-lane register works for 16 outputs and nothing is summed across lanes. Missing rows
+  are zero.
 
 Words are bytes read as little-endian integers, hence every function here wants a little-endian host.
 """
@@ -36,7 +37,7 @@ def pack_bits(bits: Tensor) -> Tensor:
     _expect_dtype(bits, torch.bool, "bits")
     k = _last_dim(bits, "bits")
     octets = torch.nn.functional.pad(bits, (0, -k % 8)).view(torch.uint8).unflatten(-1, (-1, 8))
-    packed = octets[..., 0].clone()
+    packed = _fresh(octets[..., 0])
     for i in range(1, 8):
         packed |= octets[..., i] << i
     return packed
@@ -52,17 +53,18 @@ def unpack_bits(packed: Tensor, k: int) -> Tensor:
 def to_words(packed: Tensor, k: int) -> Tensor:
     """uint8 (..., ceil(k/8)) -> int32 (..., ceil(k/32)). ValueError as for :func:`unpack_bits`."""
     check_packed(packed, k)
-    padded = torch.nn.functional.pad(packed, (0, 4 * words_for(k) - packed.shape[-1]))
-    return padded.contiguous().view(torch.int32)
+    padded = packed.new_zeros(*packed.shape[:-1], 4 * words_for(k))
+    padded[..., : packed.shape[-1]] = packed
+    return padded.view(torch.int32)
 
 
 def to_bytes(words: Tensor, k: int) -> Tensor:
-    """int32 (..., ceil(k/32)) -> uint8 (..., ceil(k/8)). ValueError: wrong dtype or word count, a set bit above ``k``."""
+    """int32 (..., ceil(k/32)) -> uint8 (..., ceil(k/8)). ValueError: wrong dtype or count, a set bit above ``k``."""
     _expect_dtype(words, torch.int32, "words")
     if _last_dim(words, "words") != words_for(k):
         raise ValueError(f"{k} bits take {words_for(k)} words a row, got {words.shape[-1]}")
-    all_bytes = words.contiguous().view(torch.uint8)
-    packed = all_bytes[..., : bytes_for(k)].contiguous()
+    all_bytes = _fresh(words).view(torch.uint8)
+    packed = _fresh(all_bytes[..., : bytes_for(k)])
     if all_bytes[..., bytes_for(k) :].any():
         raise ValueError(f"bits above the {k} valid ones must be zero")
     check_packed(packed, k)
@@ -84,7 +86,7 @@ def from_lanes(lanes: Tensor, n: int) -> Tensor:
     groups = (n + LANES - 1) // LANES
     if lanes.ndim != 3 or lanes.shape[0] != groups or lanes.shape[2] != LANES:
         raise ValueError(f"lanes of {n} rows have shape ({groups}, words, {LANES}), got {tuple(lanes.shape)}")
-    return lanes.transpose(1, 2).flatten(0, 1)[:n].contiguous()
+    return _fresh(lanes.transpose(1, 2).flatten(0, 1)[:n])
 
 
 def check_packed(packed: Tensor, k: int) -> None:
@@ -94,6 +96,11 @@ def check_packed(packed: Tensor, k: int) -> None:
         raise ValueError(f"{k} bits take {bytes_for(k)} bytes a row, got {packed.shape[-1]}")
     if k % 8 and (packed[..., -1] >> (k % 8)).any():
         raise ValueError(f"bits above the {k} valid ones must be zero")
+
+
+def _fresh(tensor: Tensor) -> Tensor:
+    """A dense copy. ``contiguous`` keeps odd strides of dimensions of size 1, which a view as another dtype refuses."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _expect_dtype(tensor: Tensor, dtype: torch.dtype, name: str) -> None:

@@ -48,13 +48,17 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def current() -> ModuleType:
-    """The module that runs the next CPU op: ``use_backend``, else ``BITQUANT_BACKEND``, else native, else naive."""
+    """The module that runs the next CPU op: ``use_backend``, else ``BITQUANT_BACKEND``, else native, else naive.
+
+    The environment is read once, by the first op.
+    """
     return _forced.get() or _automatic or _choose()
 
 
 def _choose() -> ModuleType:
     global _automatic
-    name = os.environ.get("BITQUANT_BACKEND")
+    # An instruction set asked for by name is not to be lost in a fall-back.
+    name = os.environ.get("BITQUANT_BACKEND") or ("native" if os.environ.get("BITQUANT_ISA") else None)
     _automatic = _by_name(name) if name else (naive if native.unavailable_reason() else native)
     return _automatic
 

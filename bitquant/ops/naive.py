@@ -53,6 +53,8 @@ def binary_attention_table(
 ) -> Tensor:
     if k.shape[2] == 0:
         return _no_key(q, v)
+    if bool(((table < 0) | (table > 4096)).any()) or bool((ratio < 0).any()):
+        raise ValueError("table entries must be 0 to 4096 and the ratio not negative")
     scores = _scores(q, k, keep)
     d = q.shape[-1]
     delta = (scores.amax(-1, keepdim=True) - scores).div_(2).nan_to_num_(nan=0, posinf=d).to(torch.int64)

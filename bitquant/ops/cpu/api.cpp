@@ -1,0 +1,212 @@
+// The C interface: arguments, scratch memory, threads, and the choice of an instruction set.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace bitquant {
+namespace {
+
+constexpr int64_t US_PER_THREAD = 8;  // waking a thread costs a few microseconds, so each must have more work than that
+
+const Kernels *supported(int index) {
+    const Kernels *all[3];
+    int count = 0;
+#if defined(BITQUANT_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        all[count++] = &avx512_kernels;
+    if (__builtin_cpu_supports("avx2")) all[count++] = &avx2_kernels;
+#endif
+    all[count++] = &portable_kernels;
+    return index >= 0 && index < count ? all[index] : nullptr;
+}
+
+std::atomic<const Kernels *> active{nullptr};
+
+const Kernels &kernels() {
+    const Kernels *chosen = active.load(std::memory_order_relaxed);
+    if (!chosen) active.store(chosen = supported(0), std::memory_order_relaxed);
+    return *chosen;
+}
+
+struct Scratch {
+    explicit Scratch(int64_t words) : data(static_cast<uint32_t *>(std::malloc(static_cast<size_t>(words) * 4))) {}
+    ~Scratch() { std::free(data); }
+    Scratch(const Scratch &) = delete;
+    Scratch &operator=(const Scratch &) = delete;
+    uint32_t *data;
+};
+
+// The worst status of several threads.
+class Status {
+  public:
+    void report(bq_status s) {
+        if (s != BQ_OK) value.store(s, std::memory_order_relaxed);
+    }
+    operator bq_status() const { return value.load(std::memory_order_relaxed); }
+
+  private:
+    std::atomic<bq_status> value{BQ_OK};
+};
+
+int team_size(int threads, int64_t microseconds) {
+    const int64_t useful = microseconds / US_PER_THREAD;
+    return useful < 2 || threads < 2 ? 1 : static_cast<int>(useful < threads ? useful : threads);
+}
+
+// work(part) for every part of `parts`, on one thread each.
+template <class Work>
+void in_parallel(int parts, const Work &work) {
+#if defined(_OPENMP)
+    if (parts > 1) {
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+        for (int part = 0; part < parts; ++part) work(part);
+        return;
+    }
+#endif
+    for (int part = 0; part < parts; ++part) work(part);
+}
+
+// Bounds of part `i` of `parts` over `n` items, in whole steps.
+struct Range {
+    Range(int64_t n, int64_t step, int64_t i, int64_t parts) {
+        const int64_t steps = ceil_div(n, step);
+        from = steps * i / parts * step;
+        to = steps * (i + 1) / parts * step;
+        if (to > n) to = n;
+    }
+    int64_t from, to, size() const { return to - from; }
+};
+
+Binarizer binarizer(const float *x, int64_t k, int64_t stride, const float *threshold, int64_t threshold_size, int strict) {
+    return {x, k, stride, threshold, threshold_size != 1, strict != 0};
+}
+
+bq_status attend(const bq_attention &call, const Selection &by, int threads) {
+    const int64_t heads = call.batch * call.heads;
+    if (heads == 0 || call.queries == 0) return BQ_OK;
+    if (call.keys == 0) {
+        std::memset(call.out, 0, static_cast<size_t>(heads * call.queries * call.dv) * sizeof(float));
+        return BQ_OK;
+    }
+    const Kernels &isa = kernels();
+    const int64_t macs = heads * call.queries * (call.keys + 64) * (call.d + call.dv + 64);
+    const int team = team_size(threads, macs / isa.macs_per_us);
+    // With few heads, several threads share one and each packs its keys again: cheap beside the scores.
+    const int64_t blocks = heads >= team ? 1 : ceil_div(team, heads);
+    Status status;
+    in_parallel(team, [&](int part) {
+        const Scratch scratch(attention_scratch(call));
+        if (!scratch.data) return status.report(BQ_NO_MEMORY);
+        const Range mine(heads * blocks, 1, part, team);
+        for (int64_t item = mine.from; item < mine.to; ++item) {
+            const int64_t head = item / blocks;
+            const Range rows(call.queries, LANES, item % blocks, blocks);
+            if (rows.size() <= 0) continue;
+            if (!isa.attention(call, by, head / call.heads, head % call.heads, rows.from, rows.size(), scratch.data))
+                status.report(BQ_NAN);
+        }
+    });
+    return status;
+}
+
+}  // namespace
+
+int64_t attention_scratch(const bq_attention &call) {
+    constexpr int64_t block = 8;  // at least the QUERY_BLOCK of every instruction set
+    const int64_t words = ceil_div(call.d, WORD_BITS), groups = ceil_div(call.keys, LANES);
+    const int64_t key_words = ceil_div(call.keys, WORD_BITS), value_groups = ceil_div(call.dv, LANES);
+    return groups * words * LANES + value_groups * key_words * LANES + block * groups * LANES + block * key_words +
+           block * words + call.d + 1 + key_words;
+}
+
+}  // namespace bitquant
+
+using namespace bitquant;
+
+int bq_abi_version(void) { return BQ_ABI_VERSION; }
+
+const char *bq_instruction_set_name(int index) {
+    const Kernels *isa = supported(index);
+    return isa ? isa->name : nullptr;
+}
+
+const char *bq_instruction_set(void) { return kernels().name; }
+
+bq_status bq_use_instruction_set(const char *name) {
+    for (int i = 0; const Kernels *isa = supported(i); ++i) {
+        if (std::strcmp(isa->name, name) == 0) {
+            active.store(isa);
+            return BQ_OK;
+        }
+    }
+    return BQ_UNSUPPORTED;
+}
+
+bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
+                            int64_t threshold_size, int strict, uint32_t *words, int32_t *ones, int threads) {
+    const Kernels &isa = kernels();
+    const Binarizer in = binarizer(x, k, stride, threshold, threshold_size, strict);
+    const int team = team_size(threads, rows * k / 8000);
+    Status status;
+    in_parallel(team, [&](int part) {
+        const Range mine(rows, 1, part, team);
+        if (!isa.pack(in, mine.from, mine.size(), words + mine.from * ceil_div(k, WORD_BITS), ones + mine.from))
+            status.report(BQ_NAN);
+    });
+    return status;
+}
+
+bq_status bq_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold, int64_t threshold_size,
+                    int strict, const uint32_t *lanes, int64_t n, const float *scale, int64_t scale_size, const float *bias,
+                    float *out, int threads) {
+    const Kernels &isa = kernels();
+    const Linear call{binarizer(x, k, stride, threshold, threshold_size, strict), lanes, n, scale, scale_size != 1, bias, out};
+    const int team = team_size(threads, rows * k * (n + 64) / isa.macs_per_us);
+    // Few rows: the threads share the columns instead, and each packs all rows, which is cheap for so few.
+    const bool by_rows = rows >= 8 * team;
+    const int64_t groups = ceil_div(n, LANES);
+    Status status;
+    in_parallel(team, [&](int part) {
+        const Scratch scratch(linear_scratch(k));
+        if (!scratch.data) return status.report(BQ_NO_MEMORY);
+        const Range row(rows, 4, by_rows ? part : 0, by_rows ? team : 1);
+        const Range group(groups, 4, by_rows ? 0 : part, by_rows ? 1 : team);
+        if (!isa.linear(call, row.from, row.size(), group.from, group.size(), scratch.data)) status.report(BQ_NAN);
+    });
+    return status;
+}
+
+bq_status bq_attention_rowmax(const bq_attention *call, const int64_t *margin, int threads) {
+    return attend(*call, {nullptr, *margin, 0}, threads);
+}
+
+bq_status bq_attention_table(const bq_attention *call, const int64_t *table, const int64_t *ratio, int threads) {
+    if (*ratio < 0) return BQ_TABLE;
+    for (int64_t i = 0; i <= call->d; ++i)
+        if (table[i] < 0 || table[i] > TABLE_MAX) return BQ_TABLE;
+    return attend(*call, {table, 0, *ratio}, threads);
+}
+
+bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t dim,
+                       const float *scale, int64_t scale_size, float *out, int threads) {
+    const Kernels &isa = kernels();
+    const int team = team_size(threads, count * dim / 8000);
+    Status status;
+    in_parallel(team, [&](int part) {
+        const Range mine(count, 1, part, team);
+        for (int64_t i = mine.from; i < mine.to; ++i) {
+            const int64_t row = indices[i];
+            if (row < 0 || row >= rows) return status.report(BQ_INDEX);
+            isa.embedding(packed + row * ceil_div(dim, 8), dim, scale[scale_size == 1 ? 0 : row], out + i * dim);
+        }
+    });
+    return status;
+}

@@ -1,0 +1,13 @@
+#include "kernels.h"
+#include "lanes_avx2.h"
+
+namespace bitquant {
+namespace avx2 {
+#include "pack.inl"
+#include "product.inl"
+#include "attention.inl"
+}  // namespace avx2
+
+const Kernels avx2_kernels = {"avx2", 150000, avx2::pack, avx2::linear, avx2::attention, avx2::embedding};
+
+}  // namespace bitquant

@@ -1,0 +1,94 @@
+/* bitquant CPU kernels: 1-bit products in plain C, usable without Python or torch.
+ *
+ * Layouts (little-endian hosts only)
+ *   words   bit i of word w is element 32 w + i of a row; bits above the last element are zero. 1 = +1 (or 1 of {0,1}).
+ *   lanes   a +-1 matrix of n rows and k columns as ceil(n/16) groups of ceil(k/32) x 16 words: word w of row 16 g + l is
+ *           lanes[(g * ceil(k/32) + w) * 16 + l]. Missing rows of the last group are zero words.
+ *   bytes   rows of ceil(k/8) bytes, bit i of byte j is element 8 j + i.
+ *
+ * Arithmetic: integer sums are exact below 2^24 (so k and lengths must be below it), and a float result is rounded after
+ * each multiplication, division and addition in the order written here: no fused multiply-add. Every instruction set
+ * and every number of threads gives the same bits.
+ *
+ * Every function may be called from several threads at once. `threads` is the most OpenMP threads a call may use. Strides
+ * are in elements. Pointers need no more alignment than their type.
+ */
+#ifndef BITQUANT_H
+#define BITQUANT_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define BQ_API __declspec(dllexport)
+#else
+#define BQ_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define BQ_ABI_VERSION 1
+
+typedef enum bq_status {
+    BQ_OK = 0,
+    BQ_NAN = 1,         /* an input holds NaN, which has no sign bit; the output is undefined */
+    BQ_INDEX = 2,       /* an embedding index is out of range; the output is undefined */
+    BQ_TABLE = 3,       /* a table entry is outside 0..4096 or the ratio is negative; nothing was written */
+    BQ_NO_MEMORY = 4,   /* scratch memory could not be allocated; the output is undefined */
+    BQ_UNSUPPORTED = 5, /* unknown instruction set, or one this processor or build lacks */
+} bq_status;
+
+/* BQ_ABI_VERSION of the library, for callers that load it at run time. */
+BQ_API int bq_abi_version(void);
+
+/* Instruction sets of this build that this processor runs, best first; NULL from `index` = their number on. */
+BQ_API const char *bq_instruction_set_name(int index);
+
+/* The instruction set in use, at first the best one. */
+BQ_API const char *bq_instruction_set(void);
+
+/* Switch the whole process to the instruction set `name`. BQ_UNSUPPORTED changes nothing. */
+BQ_API bq_status bq_use_instruction_set(const char *name);
+
+/* Bits of `rows` x `k` floats, row `stride` apart: x >= threshold, or x > threshold where `strict`.
+ * threshold: `threshold_size` = k of them, or 1 for all. words: rows x ceil(k/32). ones: set bits of each row. */
+BQ_API bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
+                                   int64_t threshold_size, int strict, uint32_t *words, int32_t *ones, int threads);
+
+/* out[m][n] = acc * scale[n] + bias[n], acc = sum over k of a[m][k] * w[n][k].
+ * a: the bits of x as in bq_threshold_pack, in {-1,+1}, or in {0,1} where `strict`. w: n rows of k signs as lanes.
+ * scale: `scale_size` = n of them, or 1. bias: n, or NULL. out: rows x n. */
+BQ_API bq_status bq_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
+                           int64_t threshold_size, int strict, const uint32_t *lanes, int64_t n, const float *scale,
+                           int64_t scale_size, const float *bias, float *out, int threads);
+
+/* Binary attention. Signs are x >= 0; the score s of a query and a key is the sum over d of the product of their signs. */
+typedef struct bq_attention {
+    const float *q, *k, *v;      /* (batch, heads, length, size), the last dimension dense */
+    const uint8_t *keep;         /* (batch, heads, queries, keys), 0 = leave this key out; or NULL */
+    float *out;                  /* (batch, heads, queries, dv), dense */
+    int64_t batch, heads, queries, keys, d, dv;
+    int64_t q_batch, q_head, q_row; /* strides */
+    int64_t k_batch, k_head, k_row;
+    int64_t v_batch, v_head, v_row;
+    int64_t keep_batch, keep_head, keep_row, keep_key; /* 0 where the mask is broadcast */
+    const float *scale;          /* one */
+} bq_attention;
+
+/* Key j is taken iff kept and s_ij >= max over kept keys of s_i - *margin. out = sum over taken of sign(v_j) / number taken
+ * * scale; 0 where no key is kept. */
+BQ_API bq_status bq_attention_rowmax(const bq_attention *call, const int64_t *margin, int threads);
+
+/* With delta = (max over kept keys of s_i - s_ij) / 2 and z the sum of table[delta] over kept keys, key j is taken iff kept
+ * and table[delta] * 2^24 > *ratio * z. out = sum over taken of sign(v_j) * scale. table: d + 1 entries in 0..4096. */
+BQ_API bq_status bq_attention_table(const bq_attention *call, const int64_t *table, const int64_t *ratio, int threads);
+
+/* out[i][c] = scale[row] * (+-1) for row = indices[i]. packed: `rows` x ceil(dim/8) bytes. scale: rows, or 1. */
+BQ_API bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t dim,
+                              const float *scale, int64_t scale_size, float *out, int threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

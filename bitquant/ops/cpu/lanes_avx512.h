@@ -1,0 +1,61 @@
+// 16 lanes in one AVX-512 register, with VPOPCNTDQ. See lanes_portable.h for what each name means.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace bitquant::avx512 {
+
+using Mask = uint32_t;
+
+struct Lanes {
+    __m512i v;
+    static Lanes load(const void *p) { return {_mm512_loadu_si512(p)}; }
+    static Lanes all(int32_t x) { return {_mm512_set1_epi32(x)}; }
+    void store(void *p) const { _mm512_storeu_si512(p, v); }
+};
+inline Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline Lanes operator^(Lanes a, Lanes b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline Lanes operator&(Lanes a, Lanes b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline Lanes operator|(Lanes a, Lanes b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline Lanes lower(Lanes a, Lanes b) { return {_mm512_min_epi32(a.v, b.v)}; }
+inline Lanes select(Mask m, Lanes a, Lanes b) { return {_mm512_mask_blend_epi32(static_cast<__mmask16>(m), b.v, a.v)}; }
+inline Lanes gather(const int32_t *table, Lanes index) { return {_mm512_i32gather_epi32(index.v, table, 4)}; }
+inline Mask greater(Lanes a, Lanes b) { return _mm512_cmpgt_epi32_mask(a.v, b.v); }
+inline int32_t lowest(Lanes a) { return _mm512_reduce_min_epi32(a.v); }
+
+struct Ones {
+    static constexpr int64_t CAPACITY = INT32_MAX;
+    __m512i sum = _mm512_setzero_si512();
+    void add(Lanes bits) { sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(bits.v)); }
+    Lanes total() const { return {sum}; }
+};
+
+struct Floats {
+    __m512 v;
+    static __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+    static Floats load(const float *p) { return {_mm512_loadu_ps(p)}; }
+    static Floats load(const float *p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+    static Floats all(float x) { return {_mm512_set1_ps(x)}; }
+    static Floats of(Lanes a) { return {_mm512_cvtepi32_ps(a.v)}; }
+    void store(float *p) const { _mm512_storeu_ps(p, v); }
+    void store(float *p, int64_t n) const { _mm512_mask_storeu_ps(p, first(n), v); }
+};
+inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Floats select(Mask m, Floats a, Floats b) { return {_mm512_mask_blend_ps(static_cast<__mmask16>(m), b.v, a.v)}; }
+inline Mask at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+inline Mask above(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
+inline Mask is_nan(Floats a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
+
+inline Mask nonzero(const uint8_t *p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+    return _mm_test_epi8_mask(bytes, bytes);
+}
+
+constexpr int ROWS = 4, GROUPS = 4;  // register block: 16 accumulators of the 32 registers
+
+}  // namespace bitquant::avx512

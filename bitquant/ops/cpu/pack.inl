@@ -1,0 +1,53 @@
+// Floats to bits, and bits of an embedding row to floats. Included once per instruction set, after its lanes.
+
+template <bool Strict, bool PerFeature>
+static bool pack_row(const float *x, int64_t k, const float *threshold, uint32_t *words, int32_t *ones) {
+    Mask nan = 0;
+    int32_t count = 0;
+    const Floats common = Floats::all(*threshold);
+    const auto half = [&](int64_t at, int64_t n) -> Mask {
+        const bool whole = n == LANES;
+        const Floats value = whole ? Floats::load(x + at) : Floats::load(x + at, n);
+        Floats limit = common;
+        if (PerFeature) limit = whole ? Floats::load(threshold + at) : Floats::load(threshold + at, n);
+        nan |= is_nan(value);
+        const Mask bits = Strict ? above(value, limit) : at_least(value, limit);
+        return whole ? bits : bits & ((1u << n) - 1);
+    };
+    for (int64_t w = 0; w < ceil_div(k, WORD_BITS); ++w) {
+        const int64_t at = w * WORD_BITS, left = k - at;
+        Mask word;
+        if (left >= WORD_BITS) {
+            word = half(at, LANES) | half(at + LANES, LANES) << LANES;
+        } else {
+            word = half(at, left < LANES ? left : LANES);
+            if (left > LANES) word |= half(at + LANES, left - LANES) << LANES;
+        }
+        words[w] = word;
+        count += __builtin_popcount(word);
+    }
+    *ones = count;
+    return nan == 0;
+}
+
+static bool pack(const Binarizer &in, int64_t row, int64_t rows, uint32_t *words, int32_t *ones) {
+    const auto one_row = in.strict ? (in.per_feature ? pack_row<true, true> : pack_row<true, false>)
+                                   : (in.per_feature ? pack_row<false, true> : pack_row<false, false>);
+    bool clean = true;
+    for (int64_t i = 0; i < rows; ++i) {
+        const float *x = in.x + (row + i) * in.stride;
+        clean &= one_row(x, in.k, in.threshold, words + i * ceil_div(in.k, WORD_BITS), ones + i);
+    }
+    return clean;
+}
+
+static void embedding(const uint8_t *packed_row, int64_t dim, float scale, float *out) {
+    const Floats plus = Floats::all(scale), minus = Floats::all(-scale);
+    int64_t at = 0;
+    for (; at + LANES <= dim; at += LANES, packed_row += 2)
+        select(packed_row[0] | static_cast<Mask>(packed_row[1]) << 8, plus, minus).store(out + at);
+    if (const int64_t left = dim - at) {
+        const Mask high = left > 8 ? static_cast<Mask>(packed_row[1]) << 8 : 0;
+        select(packed_row[0] | high, plus, minus).store(out + at, left);
+    }
+}

@@ -1,0 +1,91 @@
+// The product of bit rows with a weight in lanes. Included once per instruction set, after pack.inl.
+
+struct Xor {
+    static Lanes of(Lanes a, Lanes b) { return a ^ b; }
+};
+struct And {
+    static Lanes of(Lanes a, Lanes b) { return a & b; }
+};
+
+// Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups: consume(row, group, Lanes).
+template <class Op, int R, int G, class Consume>
+static inline void count_block(const uint32_t *a, const uint32_t *b, int64_t words, const Consume &consume) {
+    Lanes total[R][G];
+    for (int i = 0; i < R; ++i)
+        for (int j = 0; j < G; ++j) total[i][j] = Lanes::all(0);
+    for (int64_t from = 0; from < words; from += Ones::CAPACITY) {
+        const int64_t to = words - from > Ones::CAPACITY ? from + Ones::CAPACITY : words;
+        Ones ones[R][G];
+        for (int64_t w = from; w < to; ++w) {
+            Lanes column[G];
+            for (int j = 0; j < G; ++j) column[j] = Lanes::load(b + (j * words + w) * LANES);
+            for (int i = 0; i < R; ++i) {
+                const Lanes row = Lanes::all(static_cast<int32_t>(a[i * words + w]));
+                for (int j = 0; j < G; ++j) ones[i][j].add(Op::of(row, column[j]));
+            }
+        }
+        for (int i = 0; i < R; ++i)
+            for (int j = 0; j < G; ++j) total[i][j] = total[i][j] + ones[i][j].total();
+    }
+    for (int i = 0; i < R; ++i)
+        for (int j = 0; j < G; ++j) consume(i, j, total[i][j]);
+}
+
+template <class Op, int G, class Consume>
+static inline void count_columns(const uint32_t *a, int64_t rows, const uint32_t *b, int64_t words, int64_t group,
+                                 const Consume &consume) {
+    int64_t row = 0;
+    for (; row + ROWS <= rows; row += ROWS)
+        count_block<Op, ROWS, G>(a + row * words, b, words, [&](int i, int j, Lanes c) { consume(row + i, group + j, c); });
+    for (; row < rows; ++row)
+        count_block<Op, 1, G>(a + row * words, b, words, [&](int, int j, Lanes c) { consume(row, group + j, c); });
+}
+
+// Set bits of Op(a, b) for all of `rows` x `groups`: consume(row, group, Lanes). b stays in the first cache while a passes.
+template <class Op, class Consume>
+static inline void count(const uint32_t *a, int64_t rows, const uint32_t *b, int64_t groups, int64_t words,
+                         const Consume &consume) {
+    int64_t group = 0;
+    for (; group + GROUPS <= groups; group += GROUPS)
+        count_columns<Op, GROUPS>(a, rows, b + group * words * LANES, words, group, consume);
+    for (; group + 2 <= groups; group += 2)
+        count_columns<Op, 2>(a, rows, b + group * words * LANES, words, group, consume);
+    for (; group < groups; ++group)
+        count_columns<Op, 1>(a, rows, b + group * words * LANES, words, group, consume);
+}
+
+// Up to 16 floats of a vector that may be one value for all.
+static inline Floats column_values(const float *p, bool per_row, int64_t at, int64_t n) {
+    if (!per_row) return Floats::all(*p);
+    return n == LANES ? Floats::load(p + at) : Floats::load(p + at, n);
+}
+
+static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
+    const int64_t words = ceil_div(call.input.k, WORD_BITS);
+    uint32_t *const bits = scratch;
+    int32_t *const ones = reinterpret_cast<int32_t *>(scratch + BLOCK_ROWS * words);
+    const uint32_t *const lanes = call.lanes + group * words * LANES;
+    const bool strict = call.input.strict;
+    bool clean = true;
+    for (int64_t at = row; at < row + rows; at += BLOCK_ROWS) {
+        const int64_t here = row + rows - at < BLOCK_ROWS ? row + rows - at : BLOCK_ROWS;
+        clean &= pack(call.input, at, here, bits, ones);
+        const auto finish = [&](int64_t i, int64_t g, Lanes c) {
+            const int64_t n = (group + g) * LANES, left = call.n - n < LANES ? call.n - n : LANES;
+            // {0,1}: 2 popc(a & w) - popc(a); +-1: K - 2 popc(a ^ w).
+            const Lanes acc = strict ? c + c - Lanes::all(ones[i]) : Lanes::all(static_cast<int32_t>(call.input.k)) - (c + c);
+            Floats y = Floats::of(acc) * column_values(call.scale, call.per_row_scale, n, left);
+            if (call.bias) y = y + column_values(call.bias, true, n, left);
+            float *const out = call.out + (at + i) * call.n + n;
+            if (left == LANES)
+                y.store(out);
+            else
+                y.store(out, left);
+        };
+        if (strict)
+            count<And>(bits, here, lanes, groups, words, finish);
+        else
+            count<Xor>(bits, here, lanes, groups, words, finish);
+    }
+    return clean;
+}
