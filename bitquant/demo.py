@@ -79,8 +79,11 @@ def _docstrings(folder):
             tree = ast.parse(file.read_bytes())
         except (SyntaxError, ValueError, OSError):  # files that are broken on purpose
             continue
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        yield from (ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, documented))
+        stack = [tree]
+        while stack:
+            node = stack.pop()
+            yield ast.get_docstring(node) or ""
+            stack += [n for n in node.body if isinstance(n, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
 def _is_sentence(text):

@@ -50,15 +50,14 @@ def text_inputs(batch, tokens, vocabulary):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def text_times(models, config, *, shapes=SHAPES):
-    """``milliseconds`` of text encoders for each (batch, tokens) that the model's positions allow.
+def text_times(models, vocabulary, *, longest=None, shapes=SHAPES):
+    """``milliseconds`` of text encoders for each (batch, tokens), tokens cut to ``longest``.
 
     Returns:
         list[dict]: ``batch``, ``tokens`` and one entry in milliseconds for each model.
     """
-    longest = getattr(config, "max_position_embeddings", None) or max(tokens for _, tokens in shapes)
     rows = []
-    for batch, tokens in dict.fromkeys((batch, min(tokens, longest)) for batch, tokens in shapes):
-        inputs = text_inputs(batch, tokens, config.vocab_size)
+    for batch, tokens in dict.fromkeys((batch, min(tokens, longest or tokens)) for batch, tokens in shapes):
+        inputs = text_inputs(batch, tokens, vocabulary)
         rows.append({"batch": batch, "tokens": tokens, **milliseconds(models, inputs)})
     return rows

@@ -56,6 +56,7 @@ def binarize(
     train, held_out = hold_out(sentences)
     held_out = sorted(held_out[:MOST_HELD_OUT], key=len)
     example = source.example_inputs()
+    max_length = min(max_length, source.longest() or max_length)
     teacher, student = source.model, copy.deepcopy(source.model)
     quantize_(student, config, example)
 

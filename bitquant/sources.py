@@ -35,6 +35,14 @@ class Source:
             raise ValueError(f"{self.directory} holds no tokenizer.json: without it no example input can be made")
         return self.tokenizer(["A short sentence.", "A longer sentence with a few more words in it than the first."])
 
+    def longest(self):
+        """Most tokens that the model's position table allows; None when there is no limit."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        tables = (m for name, m in self.model.named_modules() if name.endswith("position_embeddings"))
+        # RoBERTa and its kin count positions from behind the padding index
+        reserved = max((m.padding_idx + 1 for m in tables if getattr(m, "padding_idx", None) is not None), default=0)
+        return positions and positions - reserved
+
     def files(self):
         """The files that loading needs: weights, ``config.json``, ``tokenizer.json``."""
         rest = (self.directory / name for name in ("config.json", "tokenizer.json"))

@@ -210,3 +210,16 @@ def test_loading_is_silent(tiny_bert, capfd):
 def test_headers_are_read_without_values(tiny_bert):
     headers = read_headers(weight_files(tiny_bert))
     assert headers["encoder.layer.0.output.dense.weight"] == ((64, 96), "F32")
+
+
+def test_longest_sequence(tiny_bert, tmp_path):
+    source = load_source(tiny_bert)
+    assert source.longest() == 40
+    config = transformers.RobertaConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=42, pad_token_id=1,
+    )  # fmt: skip
+    transformers.RobertaModel(config).save_pretrained(tmp_path / "roberta")
+    roberta = load_source(tmp_path / "roberta")
+    assert roberta.longest() == 40
+    roberta.model(input_ids=torch.full((1, 40), 5))

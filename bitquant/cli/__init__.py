@@ -1,5 +1,7 @@
 """The ``bitquant`` command: one file a subcommand, each importing torch only when it runs."""
 
+import os
+
 import click
 
 import bitquant
@@ -14,6 +16,7 @@ from bitquant.cli.quantize import quantize
 @click.version_option(bitquant.__version__, prog_name="bitquant")
 def main():
     """Turn a trained encoder into a 1-bit one that is really smaller and really faster."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are directories; nothing is ever fetched
 
 
 for command in (quantize, inspect, demo, doctor):

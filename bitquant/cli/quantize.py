@@ -27,13 +27,14 @@ def run(find_model, read_sentences, out, overwrite, as_json, *, preset, skip, **
 
     config = QuantConfig.preset(preset, modules_to_not_convert=skip)
     check_target(out, overwrite=overwrite)
-    sentences = read_sentences()
-
-    from bitquant.pipeline import binarize
-    from bitquant.sources import load_source
-
-    source = load_source(find_model())
     with TrainingBar() as bar:
+        bar.say("reading the text and the model")
+        sentences = read_sentences()
+
+        from bitquant.pipeline import binarize
+        from bitquant.sources import load_source
+
+        source = load_source(find_model())
         result = binarize(source, sentences, out, config, overwrite=overwrite, progress=bar, say=bar.say, **options)
     if as_json:
         import json

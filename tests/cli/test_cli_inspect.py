@@ -1,0 +1,42 @@
+"""``bitquant inspect`` on a float model and on a checkpoint."""
+
+import json
+
+import pytest
+
+pytest.importorskip("transformers")
+
+
+def test_float_model(bitquant_cli, tiny_bert):
+    result = bitquant_cli("inspect", tiny_bert)
+    assert result.exit_code == 0, result.output
+    assert "encoder.layer.1.attention.self.query" in result.stdout
+    facts = json.loads(bitquant_cli("inspect", tiny_bert, "--json").stdout)
+    assert {"path", "kind", "macs", "reason"} <= set(facts["rows"][0])
+
+
+def test_checkpoint(bitquant_cli, tiny_bert, text_file, tmp_path):
+    made = bitquant_cli(
+        "quantize", tiny_bert, "--data", text_file, "--out", tmp_path / "out", "--steps", 0, "--skip", "pooler"
+    )
+    assert made.exit_code == 0, made.output
+    facts = json.loads(bitquant_cli("inspect", tmp_path / "out", "--json").stdout)
+    reasons = {row["path"]: row["reason"] for row in facts["rows"]}
+    assert reasons["pooler.dense"] == "kept by the configuration"
+    assert reasons["encoder.layer.0.output.dense"] is None
+
+
+@pytest.mark.parametrize("path, words", [("nowhere", "does not exist"), (".", "holds no config.json")])
+def test_no_model(bitquant_cli, tmp_path, path, words):
+    result = bitquant_cli("inspect", tmp_path / path)
+    assert result.exit_code == 1
+    assert words in result.stderr
+
+
+def test_checkpoint_that_lies(bitquant_cli, tiny_bert):
+    config = json.loads((tiny_bert / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitquant", "format_version": 1}
+    (tiny_bert / "config.json").write_text(json.dumps(config))
+    result = bitquant_cli("inspect", tiny_bert)
+    assert result.exit_code == 1
+    assert "no valid 'sha256'" in result.stderr
