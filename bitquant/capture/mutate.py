@@ -1,0 +1,65 @@
+"""Swapping the class of a module in place: parameters, names, ties, hooks and parametrisations stay as they are."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+
+def _rebuild(mixin, base, name):
+    cls = mutated_class(mixin, base, name)
+    return cls.__new__(cls)
+
+
+def _reduce_ex(self, protocol):
+    # the class exists in no module, so that it is rebuilt from its two parents
+    kind = type(self)
+    _, _, *rest = object.__reduce_ex__(self, max(protocol, 2))
+    return _rebuild, (kind._mixin, kind._base, kind.__name__), *rest
+
+
+@cache
+def mutated_class(mixin: type, base: type, name: str | None = None) -> type:
+    """The subclass of (mixin, base); equal arguments give the same class."""
+    # the fused encoder layers of torch read the weights themselves and would skip every mutated forward in eval mode
+    torch.backends.mha.set_fastpath_enabled(False)
+    body = {"_mixin": mixin, "_base": base, "__reduce_ex__": _reduce_ex, "__module__": base.__module__}
+    return type(name or f"Bit{base.__name__}", (mixin, base), body)
+
+
+def mutate_class_(module: nn.Module, mixin: type, name: str | None = None) -> nn.Module:
+    """Put `mixin` in front of a module's class, in place.
+
+    Args:
+        module (nn.Module): keeps its state, hooks and identity; nothing happens where it has the mixin already.
+        mixin (type): its methods take precedence; its state is the caller's to add.
+        name (str): of the new class; "Bit" + the old name by default.
+
+    Returns:
+        nn.Module: the same module.
+    """
+    if isinstance(module, mixin):
+        return module
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        # below the class torch made for this one module, so that `remove_parametrizations` still works
+        below = mutated_class(mixin, cls.__bases__[0], name)
+        body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__", "__doc__")}
+        module.__class__ = type(f"Parametrized{below.__name__}", (below,), body)
+    else:
+        module.__class__ = mutated_class(mixin, cls, name)
+    return module
+
+
+def original_class(module: nn.Module) -> type:
+    """The class a module had before any mutation."""
+    cls = type(module)
+    while "_base" in vars(cls):
+        cls = cls._base
+    return cls
+
+
+__all__ = ["mutate_class_", "mutated_class", "original_class"]

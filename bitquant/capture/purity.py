@@ -1,0 +1,77 @@
+"""Leaving no trace: random state, tensors and attributes as they were before a trial run."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import torch
+
+from .attention import version
+
+
+@contextlib.contextmanager
+def restored(tensors):
+    """Undo in-place changes of `tensors` and all draws of random numbers on leaving."""
+    saved = [(t, version(t), t.detach().clone()) for t in tensors]
+    python, devices = random.getstate(), range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        with torch.no_grad():
+            for tensor, count, value in saved:
+                # an unchanged tensor is not written to: autograd may have saved it
+                if tensor.is_inference() or version(tensor) != count:
+                    tensor.copy_(value)
+
+
+def context(device: str) -> tuple:
+    """The ambient modes a graph is traced under: gradients, inference mode and autocast on `device` and the CPU."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        *((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in {device, "cpu"}),
+    )
+
+
+class Attributes:
+    """The attributes of a module: whether a call changed them, and how to put them back."""
+
+    _CONTAINERS = (list, dict, set)
+
+    def __init__(self, module):
+        self.module = module
+        self.saved = {k: (v, self._copy(v)) for k, v in vars(module).items()}
+
+    @classmethod
+    def _copy(cls, value):
+        return value.copy() if isinstance(value, cls._CONTAINERS) else value
+
+    @staticmethod
+    def _identities(value):
+        if isinstance(value, dict):
+            return {k: id(v) for k, v in value.items()}
+        return [id(v) for v in value]
+
+    def changed(self) -> list[str]:
+        """Names of attributes that were added, removed, replaced or, for containers, changed inside."""
+        now = vars(self.module)
+        names = [k for k in now if k not in self.saved]
+        for name, (value, copy) in self.saved.items():
+            if name not in now or now[name] is not value:
+                names.append(name)
+            elif isinstance(value, self._CONTAINERS) and self._identities(value) != self._identities(copy):
+                names.append(name)
+        return names
+
+    def restore(self):
+        now = vars(self.module)
+        for name in [k for k in now if k not in self.saved]:
+            del now[name]
+        for name, (value, copy) in self.saved.items():
+            if isinstance(value, self._CONTAINERS) and self._identities(value) != self._identities(copy):
+                value.clear()
+                value.extend(copy) if isinstance(value, list) else value.update(copy)
+            now[name] = value

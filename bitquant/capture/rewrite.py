@@ -1,0 +1,167 @@
+"""From a traced call to code that runs: verification, removal of what a child replaces, compilation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from . import reference
+from .arguments import flatten
+from .attention import version
+from .errors import TraceFailed
+from .guards import is_guard
+from .intercept import PREFIX
+from .purity import Attributes, restored
+from .tracer import OwnerTracer
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """One graph of one owner, compiled.
+
+    Args:
+        run (callable): run(owner, *leaves).
+        source (str): the code behind `run`.
+        graph (fx.Graph): the graph behind the code.
+        out_spec (TreeSpec | None): how the result is put together, None where the code returns it as it is.
+        guarded (bool): whether it may refuse a call.
+        unwrapped (tuple[str, ...]): products it leaves in float.
+    """
+
+    run: object
+    source: str
+    graph: fx.Graph
+    out_spec: object
+    guarded: bool
+    unwrapped: tuple
+
+    @classmethod
+    def compile(cls, graph: fx.Graph, out_spec, unwrapped=()) -> Rewritten:
+        code = graph.python_code("self")
+        scope = dict(code.globals)
+        exec(code.src, scope)
+        guarded = any(is_guard(node) for node in graph.nodes)
+        return cls(scope["forward"], code.src, graph, out_spec, guarded, tuple(unwrapped))
+
+    def __call__(self, owner, leaves):
+        out = self.run(owner, *leaves)
+        return out if self.out_spec is None else pytree.tree_unflatten(out, self.out_spec)
+
+    def __deepcopy__(self, memo):
+        return self  # nothing in it belongs to one model
+
+
+def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
+    """Trace one call of `owner`, check the trace against the original on the same call, and compile it.
+
+    The model is left as it was: buffers, parameters, attributes and random state are restored.
+
+    Raises:
+        TraceFailed: where the graph would not do what the original does.
+    """
+    state = [*owner.parameters(), *owner.buffers()]
+    attributes = Attributes(owner)
+    try:
+        with restored(state):
+            call = _copied((args, kwargs))
+            with torch.no_grad() if not torch.is_grad_enabled() else torch.enable_grad():
+                expected = _detached(forward(owner, *call[0], **call[1]))
+            changed = attributes.changed()
+        if changed:
+            raise TraceFailed(f"forward changes {changed[0]!r} of its module")
+        tracer = OwnerTracer(owner, forward, device)
+        with restored(state):
+            graph = tracer.trace_call(args, kwargs)
+            changed = attributes.changed()
+        if changed:
+            raise TraceFailed(f"forward changes {changed[0]!r} of its module")
+    finally:
+        attributes.restore()
+    with restored(state):
+        leaves, _ = flatten(*_copied((args, kwargs)))
+        with torch.no_grad():
+            got = _Check(owner, graph, tracer.fused).run(*leaves)
+    if tracer.out_spec is not None:
+        got = pytree.tree_unflatten(got, tracer.out_spec)
+    compare(expected, got)
+    for _, chain in tracer.fused:
+        _remove(graph, chain)
+    return Rewritten.compile(graph, tracer.out_spec, tracer.unwrapped)
+
+
+class _Check(fx.Interpreter):
+    """Runs a graph with float children, and each fused attention against the chain it stands for."""
+
+    def __init__(self, owner, graph, fused):
+        super().__init__(owner, garbage_collect_values=False, graph=graph)
+        self.chains = {node: chain for node, chain in fused}
+
+    def run_node(self, n):
+        out = super().run_node(n)
+        chain = self.chains.get(n)
+        if chain is None:
+            return out
+        value = self.env[n.args[2]]
+        weights, before = self.env[chain.weights.node], self.env[chain.softmax.node]
+
+        def product(left):
+            return torch.matmul(left.to(value.dtype).reshape(*value.shape[:-2], *left.shape[-2:]), value)
+
+        compare(product(before), out)
+        return product(weights)
+
+    def call_module(self, target, args, kwargs):
+        if not target.startswith(PREFIX) or "." in target:
+            return super().call_module(target, args, kwargs)
+        if target.startswith(f"{PREFIX}attention") and kwargs.get("dropout_p", 0.0) and "scale" in kwargs:
+            return reference.attention(*args, **kwargs)
+        return reference.FLOAT[reference.kind_of(target)](*args, **kwargs)
+
+
+def _copied(structure):
+    def copy(x):
+        return x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
+
+    memo = {}
+    return pytree.tree_map(lambda x: memo.setdefault(id(x), copy(x)), structure)
+
+
+def _detached(structure):
+    return pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, structure)
+
+
+def compare(expected, got):
+    """Raise `TraceFailed` where two results differ by more than rounding."""
+    expected, got = pytree.tree_leaves(expected), pytree.tree_leaves(got)
+    if len(expected) != len(got):
+        raise TraceFailed("the graph returns another number of results than the original")
+    for a, b in zip(expected, got, strict=True):
+        if not isinstance(a, torch.Tensor):
+            continue
+        if not isinstance(b, torch.Tensor) or a.shape != b.shape or a.dtype != b.dtype:
+            raise TraceFailed("the graph returns another shape or dtype than the original")
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                raise TraceFailed("the graph returns other integers than the original")
+            continue
+        a, b = a.double(), b.double()
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            raise TraceFailed("the graph returns other infinities or NaNs than the original")
+        a, b = a.nan_to_num(), b.nan_to_num()
+        tolerance = 2000 * torch.finfo(expected[0].dtype if expected[0].is_floating_point() else torch.float).eps
+        error = ((a - b).abs().max() / (1 + a.abs().max())).item() if a.numel() else 0.0
+        if not error <= tolerance:
+            raise TraceFailed(f"the graph differs from the original by {error:.1e}")
+
+
+def _remove(graph, chain):
+    """Erase the float attention a child stands for, unless something else reads part of it (returned weights)."""
+    nodes = [step.node for step in chain.steps]
+    inside = set(nodes)
+    if any(user not in inside for node in nodes for user in node.users):
+        return
+    for node in reversed(nodes):
+        graph.erase_node(node)

@@ -1,0 +1,71 @@
+"""What discovery reports: one `Site` per product of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MODULE_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "embedding")
+
+
+@dataclass
+class Site:
+    """One product (linear, convolution, attention, matmul, ...) of a model.
+
+    Args:
+        path (str): module path of a linear, convolution or embedding, else owner path + "." + child name.
+        owner (str): path of the module whose own forward issues the product.
+        name (str): name of the child that stands for a functional product ("bit_attention_0"), "" for modules.
+        kind (str): "linear", "conv1d", "conv2d", "conv3d", "embedding" for modules; "attention", "matmul", "einsum",
+            "linear_fn", "conv1d_fn", ... for functional products; the function's name for any other.
+        role (str): "weight" (a module's), "attention", "qk", "pv", "relative-position", "parameter" (one operand is a
+            parameter), "constant" (no operand depends on the model's input) or "unknown".
+        shapes (tuple): operand shapes of the first call, in the order of the child's signature.
+        macs (int): multiply-accumulates of all calls in one run, counted at ATen level.
+        calls (int): calls in one run.
+        nonnegative (tuple[bool, ...]): per operand, whether it is non-negative by construction (softmax, ReLU, ...).
+        parameters (tuple[str | None, ...]): per operand, path of the parameter it is (or is a view of).
+        shares_input (str | None): path of an earlier site that reads the very same first operand.
+        score_bias (bool): attention only: the mask holds values other than 0 and <= -1e4.
+        traced (str | None): "module", "fx" or "fall-back"; None while or because it is not rewritten.
+        reason (str | None): why the product cannot be rewritten, or why its owner falls back.
+    """
+
+    path: str
+    owner: str
+    name: str
+    kind: str
+    role: str
+    shapes: tuple = ()
+    macs: int = 0
+    calls: int = 0
+    nonnegative: tuple = ()
+    parameters: tuple = ()
+    shares_input: str | None = None
+    score_bias: bool = False
+    traced: str | None = None
+    reason: str | None = None
+
+    @property
+    def functional(self) -> bool:
+        """Whether a child can stand for the product (it is neither a module's own nor out of reach)."""
+        return bool(self.name)
+
+
+@dataclass
+class Discovery:
+    """The products of one run of a model.
+
+    Args:
+        sites (list[Site]): in call order.
+        total_macs (int): all multiply-accumulates of the run at ATen level, whoever issued them.
+        never_called (dict[str, str]): linear, convolution and embedding modules that did not run, with the reason.
+    """
+
+    sites: list[Site] = field(default_factory=list)
+    total_macs: int = 0
+    never_called: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def seen_macs(self) -> int:
+        """Multiply-accumulates of sites that can be rewritten."""
+        return sum(site.macs for site in self.sites if site.traced == "module" or site.functional)
