@@ -6,7 +6,21 @@ products that modules compute functionally, `freeze_` fixes one graph a module f
 
 from .discover import discover
 from .errors import CaptureError
-from .mutate import mutate_class_
+from .freeze import freeze_
+from .mutate import mutate_class_, original_class
 from .sites import Discovery, Site
+from .wrap import code, owners, restore_owner_, wrap_owners_
 
-__all__ = ["CaptureError", "Discovery", "Site", "discover", "mutate_class_"]
+__all__ = [
+    "CaptureError",
+    "Discovery",
+    "Site",
+    "code",
+    "discover",
+    "freeze_",
+    "mutate_class_",
+    "original_class",
+    "owners",
+    "restore_owner_",
+    "wrap_owners_",
+]

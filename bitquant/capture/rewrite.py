@@ -10,7 +10,6 @@ from torch.utils import _pytree as pytree
 
 from . import reference
 from .arguments import flatten
-from .attention import version
 from .errors import TraceFailed
 from .guards import is_guard
 from .intercept import PREFIX
@@ -62,22 +61,12 @@ def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
     Raises:
         TraceFailed: where the graph would not do what the original does.
     """
-    state = [*owner.parameters(), *owner.buffers()]
-    attributes = Attributes(owner)
+    state, attributes = [*owner.parameters(), *owner.buffers()], Attributes(owner)
+    expected = trial(owner, forward, args, kwargs, forbid_changes=True)
+    tracer = OwnerTracer(owner, forward, device)
     try:
         with restored(state):
-            call = _copied((args, kwargs))
-            with torch.no_grad() if not torch.is_grad_enabled() else torch.enable_grad():
-                expected = _detached(forward(owner, *call[0], **call[1]))
-            changed = attributes.changed()
-        if changed:
-            raise TraceFailed(f"forward changes {changed[0]!r} of its module")
-        tracer = OwnerTracer(owner, forward, device)
-        with restored(state):
             graph = tracer.trace_call(args, kwargs)
-            changed = attributes.changed()
-        if changed:
-            raise TraceFailed(f"forward changes {changed[0]!r} of its module")
     finally:
         attributes.restore()
     with restored(state):
@@ -92,6 +81,26 @@ def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
     return Rewritten.compile(graph, tracer.out_spec, tracer.unwrapped)
 
 
+def trial(owner: nn.Module, forward, args, kwargs, forbid_changes: bool = False):
+    """The detached result of `forward` on copies of the arguments; afterwards everything is as it was.
+
+    Raises:
+        TraceFailed: with `forbid_changes`, where forward changes attributes of its module.
+    """
+    attributes = Attributes(owner)
+    try:
+        with restored([*owner.parameters(), *owner.buffers()]):
+            call = _copied((args, kwargs))
+            out = forward(owner, *call[0], **call[1])
+            changed = attributes.changed()
+            out = pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, out)
+    finally:
+        attributes.restore()
+    if changed and forbid_changes:
+        raise TraceFailed(f"forward changes {changed[0]!r} of its module")
+    return out
+
+
 class _Check(fx.Interpreter):
     """Runs a graph with float children, and each fused attention against the chain it stands for."""
 
@@ -100,37 +109,32 @@ class _Check(fx.Interpreter):
         self.chains = {node: chain for node, chain in fused}
 
     def run_node(self, n):
-        out = super().run_node(n)
         chain = self.chains.get(n)
         if chain is None:
-            return out
-        value = self.env[n.args[2]]
-        weights, before = self.env[chain.weights.node], self.env[chain.softmax.node]
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        value, weights, undropped = args[2], self.env[chain.weights.node], self.env[chain.softmax.node]
 
         def product(left):
-            return torch.matmul(left.to(value.dtype).reshape(*value.shape[:-2], *left.shape[-2:]), value)
+            left = left.to(value.dtype)
+            return torch.matmul(left if chain.final is None else left.reshape(*value.shape[:-2], *left.shape[-2:]), value)
 
-        compare(product(before), out)
+        compare(product(undropped), reference.attention(*args, **kwargs))
         return product(weights)
 
     def call_module(self, target, args, kwargs):
-        if not target.startswith(PREFIX) or "." in target:
-            return super().call_module(target, args, kwargs)
-        if target.startswith(f"{PREFIX}attention") and kwargs.get("dropout_p", 0.0) and "scale" in kwargs:
-            return reference.attention(*args, **kwargs)
-        return reference.FLOAT[reference.kind_of(target)](*args, **kwargs)
+        if target.startswith(PREFIX) and "." not in target:
+            return reference.FLOAT[reference.kind_of(target)](*args, **kwargs)
+        return super().call_module(target, args, kwargs)
 
 
 def _copied(structure):
     def copy(x):
-        return x.detach().clone().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) else x
+        # the clone of a leaf is none, so that it may be changed in place as the original argument may
+        return x.detach().requires_grad_(x.requires_grad).clone() if isinstance(x, torch.Tensor) else x
 
     memo = {}
     return pytree.tree_map(lambda x: memo.setdefault(id(x), copy(x)), structure)
-
-
-def _detached(structure):
-    return pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, structure)
 
 
 def compare(expected, got):
@@ -147,11 +151,11 @@ def compare(expected, got):
             if not torch.equal(a, b):
                 raise TraceFailed("the graph returns other integers than the original")
             continue
+        tolerance = 2000 * torch.finfo(a.dtype).eps
         a, b = a.double(), b.double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             raise TraceFailed("the graph returns other infinities or NaNs than the original")
         a, b = a.nan_to_num(), b.nan_to_num()
-        tolerance = 2000 * torch.finfo(expected[0].dtype if expected[0].is_floating_point() else torch.float).eps
         error = ((a - b).abs().max() / (1 + a.abs().max())).item() if a.numel() else 0.0
         if not error <= tolerance:
             raise TraceFailed(f"the graph differs from the original by {error:.1e}")

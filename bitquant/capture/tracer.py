@@ -160,7 +160,6 @@ class OwnerTracer(fx.Tracer):
             raise
         except Exception as error:
             raise TraceFailed(f"{type(error).__name__}: {error}") from error
-        self._drop_replaced()
         return graph
 
     @contextlib.contextmanager
@@ -244,6 +243,8 @@ class _TracedCall(Interceptor):
                 dropout_p = tracer.record("call_function", active_dropout, (dropout_p,), {})
             kwargs["dropout_p"] = dropout_p
             out = tracer.record("call_module", name, operands, kwargs, compute=reference.attention)
+            if chain.product in tracer.unwrapped:
+                tracer.unwrapped.remove(chain.product)
             tracer.fused.append((out.node, chain))
             return out
 

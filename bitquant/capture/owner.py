@@ -1,0 +1,151 @@
+"""The class an owner gets: its forward runs graphs of itself, or falls back to interception."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from . import reference, tracer
+from .arguments import flatten
+from .errors import CaptureError, GuardFailed, TraceFailed
+from .fallback import Interception
+from .intercept import PREFIX
+from .mutate import mutate_class_
+from .purity import Attributes, context, restored
+from .rewrite import Rewritten, compare, rewrite, trial
+
+GRAPH_LIMIT = 16
+
+
+@dataclass
+class Capture:
+    """What an owner knows about its own rewriting.
+
+    Args:
+        children (dict[str, str]): name -> kind of every product that was given a child.
+        left (list[str]): names of the products that were left in float on purpose.
+        path (str): "fx" or "fall-back".
+        reason (str | None): why it falls back.
+        graphs (dict): call key -> graphs, latest first.
+        frozen (Rewritten | None): the one graph to run, whatever the call.
+        last (Rewritten | None): the graph the last call ran.
+    """
+
+    children: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    path: str = "fx"
+    reason: str | None = None
+    graphs: dict[tuple, list[Rewritten]] = field(default_factory=dict)
+    frozen: Rewritten | None = None
+    last: Rewritten | None = None
+
+    def __deepcopy__(self, memo):
+        graphs = {key: list(found) for key, found in self.graphs.items()}
+        return Capture(**copy.deepcopy(self.record()), graphs=graphs, frozen=self.frozen)
+
+    def record(self) -> dict:
+        """The part that goes into a checkpoint, as plain data; graphs are traced again."""
+        return {"children": self.children, "left": self.left, "path": self.path, "reason": self.reason}
+
+    def __getstate__(self):
+        return self.record()
+
+    def __setstate__(self, state):
+        self.__init__(**state)
+
+
+class OwnerMixin:
+    """Put in front of an owner's class by `make_owner_`; the state is in `_capture`."""
+
+    def forward(self, *args, **kwargs):
+        capture = self._capture
+        if capture.frozen is not None:
+            leaves, _ = flatten(args, kwargs)
+            return capture.frozen(self, leaves)
+        if capture.path == "fx":
+            try:
+                leaves, key = flatten(args, kwargs)
+                return _dispatch(self, leaves, key, args, kwargs)
+            except TraceFailed as error:
+                _fall_back(self, str(error), args, kwargs)
+        return _intercepted(self, args, kwargs)
+
+    def _apply(self, fn, recurse=True):
+        self._capture.graphs.clear()  # dtypes and devices are constants of a graph
+        return super()._apply(fn, recurse)
+
+
+def original_forward(owner: nn.Module):
+    """The unbound forward the owner had before."""
+    return super(OwnerMixin, owner).forward.__func__
+
+
+def make_owner_(module: nn.Module, capture: Capture) -> nn.Module:
+    """Give `module` the owner's forward; its children are in place."""
+    mutate_class_(module, OwnerMixin)
+    module.__dict__["_capture"] = capture
+    return module
+
+
+def _device(leaves) -> str:
+    return next((x.device.type for x in leaves if isinstance(x, torch.Tensor)), "cpu")
+
+
+def _dispatch(owner, leaves, key, args, kwargs):
+    """Run the graph that fits this call; trace it where there is none yet."""
+    capture, device = owner._capture, _device(leaves)
+    key = (owner.training, context(device), key)
+    found = capture.graphs.get(key, ())
+    for graph in found:
+        if not graph.guarded:
+            capture.last = graph
+            return graph(owner, leaves)
+        state = torch.get_rng_state() if owner.training else None
+        try:
+            out = graph(owner, leaves)
+            capture.last = graph
+            return out
+        except GuardFailed:
+            if state is not None:  # what ran before the guard must not have drawn
+                torch.set_rng_state(state)
+    if torch.compiler.is_compiling():
+        raise CaptureError("no graph fits this call: run it once eagerly, or use freeze_, before compiling")
+    with tracer.lock:
+        if sum(map(len, capture.graphs.values())) >= GRAPH_LIMIT:
+            raise TraceFailed(f"it needs more than {GRAPH_LIMIT} graphs")
+        graph = rewrite(owner, original_forward(owner), args, kwargs, device)
+        _warn_unwrapped(owner, graph.unwrapped)
+        capture.graphs[key] = [graph, *capture.graphs.get(key, ())]
+        capture.last = graph
+    return graph(owner, leaves)
+
+
+def _warn_unwrapped(owner, names):
+    capture = owner._capture
+    new = [name for name in names if name not in capture.children and name not in capture.left]
+    if new:
+        warnings.warn(
+            f"{type(owner).__name__} takes a path that the example inputs did not show: {', '.join(new)} stays in float",
+            stacklevel=2,
+        )
+
+
+def _fall_back(owner, reason, args, kwargs):
+    """Switch an owner to interception, once that is shown to compute what the original computes."""
+    owner._capture.path, owner._capture.reason = "fall-back", reason
+    owner._capture.graphs.clear()
+
+    def float_child(name):
+        return reference.FLOAT[reference.kind_of(name)] if name in owner._modules else None
+
+    expected = trial(owner, original_forward(owner), args, kwargs)
+    compare(expected, trial(owner, lambda _, *a, **k: _intercepted(owner, a, k, float_child), args, kwargs))
+
+
+def _intercepted(owner, args, kwargs, child=None):
+    with Interception(owner, child or owner._modules.get):
+        return original_forward(owner)(owner, *args, **kwargs)

@@ -1,0 +1,97 @@
+"""Putting children in charge of the products that modules compute functionally."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .discover import run
+from .errors import CaptureError
+from .owner import Capture, OwnerMixin, make_owner_
+from .sites import Discovery, Site
+
+
+def wrap_owners_(model: nn.Module, discovery: Discovery, make_child, example_inputs) -> list[Site]:
+    """Rewrite every module that issues functional products, in place.
+
+    Args:
+        model (nn.Module): the model that `discovery` describes.
+        discovery (Discovery): its sites get `traced` and, where they fall back, `reason`.
+        make_child (callable): make_child(site) -> nn.Module that computes the product (stored on the owner as
+            `site.name`), or None to leave it in float.
+        example_inputs (Tensor | tuple | dict): what the model is called with; the owners are traced on them.
+
+    Returns:
+        list[Site]: the sites that were given a child.
+
+    Raises:
+        CaptureError: where the model does not run on `example_inputs`.
+    """
+    by_owner: dict[str, list[Site]] = {}
+    for site in discovery.sites:
+        if site.functional:
+            by_owner.setdefault(site.owner, []).append(site)
+    wrapped = []
+    for path, sites in by_owner.items():
+        owner = model.get_submodule(path)
+        if isinstance(owner, OwnerMixin):
+            raise CaptureError(f"{path or type(owner).__name__} is rewritten already")
+        if "forward" in vars(owner):
+            for site in sites:
+                site.reason = "its owner's forward is replaced on the instance"
+            continue
+        children = {site.name: make_child(site) for site in sites}
+        given = [site for site in sites if children[site.name] is not None]
+        if not given:
+            continue
+        for site in given:
+            owner.add_module(site.name, children[site.name].train(owner.training))
+        left = [site.name for site in sites if children[site.name] is None]
+        make_owner_(owner, Capture({site.name: site.kind for site in given}, left))
+        wrapped += given
+    run(model, example_inputs)
+    for site in wrapped:
+        capture = model.get_submodule(site.owner)._capture
+        site.traced, site.reason = capture.path, capture.reason
+    return wrapped
+
+
+def owners(model: nn.Module) -> dict[str, dict]:
+    """The rewritten modules of a model by path, as plain data for a checkpoint.
+
+    Returns:
+        dict: path -> {"children": {name: kind}, "left": [name], "path": "fx" | "fall-back", "reason": str | None}.
+    """
+    return {path: module._capture.record() for path, module in model.named_modules() if isinstance(module, OwnerMixin)}
+
+
+def restore_owner_(module: nn.Module, record: dict) -> nn.Module:
+    """Rewrite one module from its record; its children are in place already, graphs are traced on the first call.
+
+    Args:
+        module (nn.Module): a freshly built owner.
+        record (dict): its entry in `owners(model)`.
+
+    Raises:
+        CaptureError: where a child that the record names is missing.
+    """
+    missing = [name for name in record["children"] if name not in module._modules]
+    if missing:
+        raise CaptureError(f"{type(module).__name__} lacks its child {missing[0]}")
+    return make_owner_(module, Capture(dict(record["children"]), list(record["left"]), record["path"], record["reason"]))
+
+
+def code(model: nn.Module, path: str) -> str:
+    """The rewritten source of one module, one function for each graph it has.
+
+    Raises:
+        CaptureError: where the module at `path` is not rewritten.
+    """
+    module = model.get_submodule(path)
+    if not isinstance(module, OwnerMixin):
+        raise CaptureError(f"{path!r} is not rewritten; rewritten modules: {', '.join(owners(model)) or 'none'}")
+    capture = module._capture
+    if capture.path == "fall-back":
+        return f"# intercepted call by call: {capture.reason}\n"
+    graphs = [graph for found in capture.graphs.values() for graph in found]
+    graphs = [capture.frozen] if capture.frozen is not None else graphs
+    return "\n".join(graph.source.strip() + "\n" for graph in graphs)
