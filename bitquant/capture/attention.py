@@ -6,7 +6,6 @@ holds, `value(handle)` the tensor behind it. The rules are structural, so that e
 
 from __future__ import annotations
 
-import math
 import numbers
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +15,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .functions import function_name
-
-MASKED = -1e4  # additive mask values at or below this, and fills, take a key out
+from .masks import MASKED, merge_masks
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,6 @@ def transparent(module) -> bool:
     """Modules through which a chain is followed: the plain softmax, dropout and identity, without hooks of a user."""
     plain = type(module).forward in (nn.Dropout.forward, nn.Softmax.forward, nn.Identity.forward)
     return plain and not (module._forward_hooks or module._forward_pre_hooks)
-
-
-def is_padding_mask(mask) -> bool:
-    """Whether a mask only takes keys out: boolean, or additive with values 0 and <= -1e4 alone."""
-    return mask.dtype == torch.bool or bool(((mask == 0) | (mask <= MASKED)).all())
 
 
 class Chains:
@@ -239,21 +232,13 @@ def active_dropout(dropout) -> float:
 
 def _to_mask(masks):
     """One mask for SDPA: boolean (True = keep) where every step only masks out, else additive."""
-    mask, boolean = None, True
+    mask = None
     for op, term in masks:
-        if op in ("add", "sub"):
-            term = -term if op == "sub" else term
-            if mask is None:
-                mask = term
-            else:
-                mask = term.masked_fill(mask.logical_not(), -math.inf) if boolean else mask + term
-            boolean = False
-        else:
-            keep = term if op == "keep" else term.logical_not()
-            if mask is None:
-                mask = keep
-            else:
-                mask = mask.logical_and(keep) if boolean else mask.masked_fill(keep.logical_not(), -math.inf)
+        if op == "sub":
+            term = -term
+        elif op == "drop":
+            term = term.logical_not()
+        mask = merge_masks(mask, term)
     return mask
 
 

@@ -7,6 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from .masks import merge_masks
+
 
 def _add_product(input, first, second, *, beta=1, alpha=1):
     """`addmm` and `baddbmm`: beta * input + alpha * (first @ second)."""
@@ -68,19 +70,6 @@ def _keep(mask):
     return mask.logical_not() if mask.dtype == torch.bool else mask
 
 
-def _merge(first, second):
-    """Both masks at once, each boolean (True = keep) or additive."""
-    if first is None or second is None:
-        return second if first is None else first
-    if first.dtype == torch.bool and second.dtype == torch.bool:
-        return first.logical_and(second)
-    if second.dtype == torch.bool:
-        first, second = second, first
-    if first.dtype == torch.bool:
-        return second.masked_fill(first.logical_not(), float("-inf"))
-    return first + second
-
-
 def _multi_head_attention(
     query,
     key,
@@ -138,7 +127,7 @@ def _multi_head_attention(
         if attn_mask.dim() == 3:
             attn_mask = attn_mask.view(-1, num_heads, length, key.shape[0])
     if key_padding_mask is not None:
-        attn_mask = _merge(attn_mask, _keep(key_padding_mask)[:, None, None, :])
+        attn_mask = merge_masks(attn_mask, _keep(key_padding_mask)[:, None, None, :])
     dropout_p = dropout_p if training else 0.0
     if need_weights:
         scores = torch.matmul(q * math.sqrt(1.0 / head), k.transpose(-2, -1))

@@ -12,13 +12,14 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
-from .attention import is_padding_mask, transparent
+from .attention import transparent
 from .decompose import decomposition
 from .errors import CaptureError
 from .facts import Facts, Ledger
 from .functions import function_name
 from .intercept import PREFIX, Interceptor
 from .macs import MacCounter
+from .masks import is_padding_mask
 from .purity import restored
 from .sites import Discovery, Site
 

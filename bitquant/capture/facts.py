@@ -11,23 +11,24 @@ from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .attention import version
-from .functions import function_name
+from .functions import function_name, words
 
-_NONNEGATIVE = set(
-    "softmax gumbel_softmax relu relu6 sigmoid hardsigmoid softplus abs exp square rand bernoulli one_hot".split()
+_NONNEGATIVE = words(
+    "softmax gumbel_softmax relu relu6 sigmoid hardsigmoid softplus abs exp square rand bernoulli one_hot"
 )
-_SHAPE = set(
+_SHAPE = words(
     "view transpose permute to chunk split tensor_split getitem unbind squeeze unsqueeze expand expand_as repeat "
     "repeat_interleave flatten unflatten T mT t swapaxes movedim detach flip roll gather index_select take_along_dim "
-    "narrow select as_strided unfold view_as reshape_as pad cat concat stack broadcast_to tile".split()
+    "narrow select as_strided unfold view_as reshape_as pad cat concat stack broadcast_to tile"
 )
-_LINEAR = _SHAPE | set("mul div add sub masked_fill where neg sum mean dropout".split())
-_MONOTONE = _SHAPE | set(  # of non-negative operands, a non-negative result
+_LINEAR = _SHAPE | words("mul div add sub masked_fill where neg sum mean dropout")
+_MONOTONE = _SHAPE | words(  # of non-negative operands, a non-negative result
     "mul div add masked_fill where dropout dropout1d dropout2d dropout3d feature_dropout sum mean cumsum max amax min "
     "amin maximum minimum max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d sqrt pow clamp clamp_max "
-    "pixel_shuffle pixel_unshuffle".split()
+    "pixel_shuffle pixel_unshuffle"
 )
+_KEEP_WEIGHTS = _SHAPE | words("dropout masked_fill")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Ledger:
             dynamic=any(f.dynamic for f in known),
             learned=any(f.learned for f in known),
             source=known[0].source if name in _SHAPE and len(known) == 1 else None,
-            weights=name == "softmax" or (name in _SHAPE | {"dropout", "masked_fill"} and bool(known) and known[0].weights),
+            weights=name == "softmax" or (name in _KEEP_WEIGHTS and bool(known) and known[0].weights),
             flow=frozenset().union(*(f.flow for f in known)) if name in _LINEAR else frozenset(),
         )
         for tensor in tree_iter(out):

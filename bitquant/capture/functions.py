@@ -45,6 +45,11 @@ _ALIASES = {
 _REFLECTED = {"radd": "add", "rmul": "mul"}  # the other reflected operators are not commutative and keep their name
 
 
+def words(text: str) -> frozenset[str]:
+    """A set of names."""
+    return frozenset(text.split())
+
+
 def product_kind(func, kwargs) -> str | None:
     """The kind of product `func` computes, None when it is no product or writes into a given tensor."""
     try:
@@ -55,7 +60,7 @@ def product_kind(func, kwargs) -> str | None:
 
 
 def function_name(func) -> tuple[str, bool]:
-    """One name for all spellings of a function ("div" for `/`, `/=`, `Tensor.div_`, ...), and whether it is in place."""
+    """One name for all spellings of a function ("div" for `/`, `/=`, `Tensor.div_`), and whether it is in place."""
     if isinstance(func, str):
         name = func
     else:

@@ -13,9 +13,8 @@ from . import reference, tracer
 from .arguments import flatten
 from .errors import CaptureError, GuardFailed, TraceFailed
 from .fallback import Interception
-from .intercept import PREFIX
 from .mutate import mutate_class_
-from .purity import Attributes, context, restored
+from .purity import context
 from .rewrite import Rewritten, compare, rewrite, trial
 
 GRAPH_LIMIT = 16
@@ -129,7 +128,7 @@ def _warn_unwrapped(owner, names):
     new = [name for name in names if name not in capture.children and name not in capture.left]
     if new:
         warnings.warn(
-            f"{type(owner).__name__} takes a path that the example inputs did not show: {', '.join(new)} stays in float",
+            f"{type(owner).__name__} takes a path the example inputs did not show: {', '.join(new)} stays in float",
             stacklevel=2,
         )
 

@@ -13,14 +13,15 @@ from torch import fx
 
 from . import guards
 from .errors import TraceFailed
+from .functions import words
 
 CONSTANTS = (type(None), str, type, torch.dtype, torch.device, torch.layout, torch.memory_format)
 
-_CONSTANT_ATTRIBUTES = set(
+_CONSTANT_ATTRIBUTES = words(
     "dtype device layout ndim is_cuda is_cpu is_sparse is_nested is_quantized is_mkldnn is_mps is_xpu is_meta is_mtia "
-    "names itemsize".split()
+    "names itemsize"
 )
-_CONSTANT_METHODS = set("dim ndimension is_floating_point is_complex is_signed get_device element_size".split())
+_CONSTANT_METHODS = words("dim ndimension is_floating_point is_complex is_signed get_device element_size")
 
 
 class ValueProxy(fx.Proxy):

@@ -60,9 +60,8 @@ class Attributes:
         now = vars(self.module)
         names = [k for k in now if k not in self.saved]
         for name, (value, copy) in self.saved.items():
-            if name not in now or now[name] is not value:
-                names.append(name)
-            elif isinstance(value, self._CONTAINERS) and self._identities(value) != self._identities(copy):
+            replaced = name not in now or now[name] is not value
+            if replaced or (isinstance(value, self._CONTAINERS) and self._identities(value) != self._identities(copy)):
                 names.append(name)
         return names
 

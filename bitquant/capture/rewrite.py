@@ -106,7 +106,7 @@ class _Check(fx.Interpreter):
 
     def __init__(self, owner, graph, fused):
         super().__init__(owner, garbage_collect_values=False, graph=graph)
-        self.chains = {node: chain for node, chain in fused}
+        self.chains = dict(fused)
 
     def run_node(self, n):
         chain = self.chains.get(n)
@@ -116,8 +116,9 @@ class _Check(fx.Interpreter):
         value, weights, undropped = args[2], self.env[chain.weights.node], self.env[chain.softmax.node]
 
         def product(left):
-            left = left.to(value.dtype)
-            return torch.matmul(left if chain.final is None else left.reshape(*value.shape[:-2], *left.shape[-2:]), value)
+            if chain.final is not None:
+                left = left.reshape(*value.shape[:-2], *left.shape[-2:])
+            return torch.matmul(left.to(value.dtype), value)
 
         compare(product(undropped), reference.attention(*args, **kwargs))
         return product(weights)

@@ -17,14 +17,15 @@ from .arguments import substitute
 from .attention import active_dropout, fused, transparent
 from .decompose import decomposition
 from .errors import TraceFailed
+from .functions import words
 from .intercept import Interceptor
 from .proxy import CONSTANTS, ValueProxy, value_of, values_of
 from .purity import context
 
-_CREATION = (
+_CREATION = words(
     "arange zeros ones empty full eye linspace logspace tensor as_tensor scalar_tensor rand randn randint randperm "
     "tril_indices triu_indices"
-).split()
+)
 _PLAIN_OUTPUTS = (ValueProxy, type(None), bool, int, float, str)
 
 # torch.fx patches Module.__call__ for the whole process while it traces: one trace at a time

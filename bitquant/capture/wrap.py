@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import nn
 
 from .discover import run
@@ -77,7 +79,7 @@ def restore_owner_(module: nn.Module, record: dict) -> nn.Module:
     missing = [name for name in record["children"] if name not in module._modules]
     if missing:
         raise CaptureError(f"{type(module).__name__} lacks its child {missing[0]}")
-    return make_owner_(module, Capture(dict(record["children"]), list(record["left"]), record["path"], record["reason"]))
+    return make_owner_(module, Capture(**copy.deepcopy(record)))
 
 
 def code(model: nn.Module, path: str) -> str:
