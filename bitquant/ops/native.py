@@ -207,15 +207,19 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
 
 def _rows(x: Tensor) -> tuple[Tensor, int, int]:
     """``x`` in fp32 as rows with a dense last dimension, their number and the stride between them."""
-    x = x.to(torch.float32)
+    x = _fp32(x)
     if x.ndim == 2 and x.stride(1) == 1:
         return x, x.shape[0], x.stride(0)
     k = x.shape[-1]
     return x.contiguous(), x.numel() // k, k
 
 
+def _fp32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float32 else x.to(torch.float32)
+
+
 def _heads(x: Tensor) -> Tensor:
-    x = x.to(torch.float32)
+    x = _fp32(x)
     return x if x.stride(3) == 1 else x.contiguous()
 
 

@@ -10,12 +10,7 @@ struct And {
 // Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups: consume(row, group, Lanes).
 template <class Op, int R, int G, class Consume>
 static inline void count_block(const uint32_t *a, const uint32_t *b, int64_t words, const Consume &consume) {
-    Lanes total[R][G];
-    for (int i = 0; i < R; ++i)
-        for (int j = 0; j < G; ++j) total[i][j] = Lanes::all(0);
-    for (int64_t from = 0; from < words; from += Ones::CAPACITY) {
-        const int64_t to = words - from > Ones::CAPACITY ? from + Ones::CAPACITY : words;
-        Ones ones[R][G];
+    const auto add = [&](int64_t from, int64_t to, Ones(&ones)[R][G]) {
         for (int64_t w = from; w < to; ++w) {
             Lanes column[G];
             for (int j = 0; j < G; ++j) column[j] = Lanes::load(b + (j * words + w) * LANES);
@@ -24,8 +19,18 @@ static inline void count_block(const uint32_t *a, const uint32_t *b, int64_t wor
                 for (int j = 0; j < G; ++j) ones[i][j].add(Op::of(row, column[j]));
             }
         }
+    };
+    Lanes total[R][G];
+    Ones ones[R][G];
+    const int64_t first = words < Ones::CAPACITY ? words : Ones::CAPACITY;
+    add(0, first, ones);
+    for (int i = 0; i < R; ++i)
+        for (int j = 0; j < G; ++j) total[i][j] = ones[i][j].total();
+    for (int64_t from = first; from < words; from += Ones::CAPACITY) {
+        Ones more[R][G];
+        add(from, words - from > Ones::CAPACITY ? from + Ones::CAPACITY : words, more);
         for (int i = 0; i < R; ++i)
-            for (int j = 0; j < G; ++j) total[i][j] = total[i][j] + ones[i][j].total();
+            for (int j = 0; j < G; ++j) total[i][j] = total[i][j] + more[i][j].total();
     }
     for (int i = 0; i < R; ++i)
         for (int j = 0; j < G; ++j) consume(i, j, total[i][j]);
