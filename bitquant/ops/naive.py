@@ -103,7 +103,7 @@ def _sign_table(device: torch.device) -> Tensor:
 def _signs_of_bytes(packed: Tensor, k: int) -> Tensor:
     """uint8 (rows, bytes) -> fp32 (rows, k) of +-1."""
     table = _sign_table(packed.device)
-    return table.index_select(0, packed.reshape(-1).to(torch.int32)).view(packed.shape[0], -1)[:, :k]
+    return table.index_select(0, packed.reshape(-1).to(torch.int32)).view(packed.shape[0], 8 * packed.shape[1])[:, :k]
 
 
 def _signs_of_words(words: Tensor, k: int) -> Tensor:

@@ -1,0 +1,134 @@
+"""Contract 1 for every packed layer: trained, packed naive and packed native give the same bits of every float."""
+
+import pytest
+import torch
+from torch import nn
+
+from bitquant import QuantConfig, ops
+from bitquant.capture import mutate_class_
+from bitquant.nn import BitEmbedding, BitLinear
+from bitquant.packed import PackedEmbedding, PackedLinear
+
+PRESETS = ["bit-ref", "bit-plus"]
+
+
+def trained_linear(preset, k, n, *, nonnegative=False, bias=True, **overrides):
+    torch.manual_seed(k * 1000 + n)
+    layer = nn.Linear(k, n, bias=bias)
+    mutate_class_(layer, BitLinear)
+    layer.add_quantizers(QuantConfig.preset(preset, **overrides), nonnegative=nonnegative)
+    with torch.no_grad():  # as training would leave it
+        layer.input_quantizer.alpha.fill_(0.83)
+        layer.input_quantizer.shift.normal_(std=0.3)
+        if preset == "bit-plus":
+            layer.weight_quantizer.log_ratio.normal_(std=0.2)
+    return layer
+
+
+def assert_same(layer, packed, *inputs):
+    layer.train()
+    trained = layer(*inputs).detach()
+    with torch.no_grad():
+        evaluated = layer.eval()(*inputs)
+        with ops.use_backend("naive"):
+            naive = packed(*inputs)
+        native = packed(*inputs)
+    assert torch.equal(trained, evaluated)
+    assert torch.equal(evaluated, naive)
+    assert torch.equal(naive, native)
+    return native
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("shape", [(1, 1), (63, 100), (100, 63), (1000, 17), (384, 384)], ids=str)
+@pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "unit"])
+def test_linear(preset, shape, nonnegative):
+    k, n = shape
+    layer = trained_linear(preset, k, n, nonnegative=nonnegative)
+    packed = PackedLinear.from_trained(layer)
+    for lead in [(), (5,), (2, 7), (0,)]:
+        x = torch.randn(*lead, k)
+        out = assert_same(layer, packed, x.relu() if nonnegative else x)
+        assert out.shape == (*lead, n)
+    assert_same(layer, packed, torch.randn(k, 6).T)  # not contiguous
+    ties = layer.input_quantizer.threshold().expand(2, k)
+    assert_same(layer, packed, ties)
+
+
+@pytest.mark.parametrize("center", ["none", "tensor", "row"])
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_options(center, granularity, bias):
+    layer = trained_linear("bit-plus", 40, 24, bias=bias, weight_center=center, weight_scale=granularity)
+    assert_same(layer, PackedLinear.from_trained(layer), torch.randn(3, 40))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_linear_dtypes(dtype):
+    layer = trained_linear("bit-plus", 40, 24)
+    out = assert_same(layer, PackedLinear.from_trained(layer), torch.randn(3, 40, dtype=dtype))
+    assert out.dtype == dtype
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dim", [1, 63, 100])
+def test_embedding(preset, dim):
+    torch.manual_seed(0)
+    table = nn.Embedding(50, dim, padding_idx=0)
+    mutate_class_(table, BitEmbedding)
+    table.add_quantizers(QuantConfig.preset(preset))
+    packed = PackedEmbedding.from_trained(table)
+    for indices in (torch.randint(50, (2, 9)), torch.tensor(3), torch.zeros(0, dtype=torch.long)):
+        assert_same(table, packed, indices)
+    out = table(torch.tensor([0, 1]))
+    out.sum().backward()
+    assert not table.weight.grad[0].any() and table.weight.grad[1].any()  # padding_idx gets no gradient
+
+
+@pytest.mark.parametrize("packed", [PackedLinear, PackedEmbedding])
+def test_state_dict_is_the_bit_layout(packed):
+    layer = trained_linear("bit-plus", 63, 5) if packed is PackedLinear else nn.Embedding(5, 63)
+    if packed is PackedEmbedding:
+        mutate_class_(layer, BitEmbedding)
+        layer.add_quantizers(QuantConfig.preset("bit-plus"))
+    saved = packed.from_trained(layer).state_dict()
+    bytes_ = saved["weight_packed"]
+    assert bytes_.dtype == torch.uint8 and bytes_.shape == (5, 8)
+    bits = (bytes_.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1).flatten(1)
+    assert torch.equal(bits[:, :63].bool(), layer.weight >= 0) and not bits[:, 63:].any()
+
+
+def test_loading_checks_the_bits():
+    layer = trained_linear("bit-plus", 63, 5)
+    packed = PackedLinear.from_trained(layer)
+    saved = packed.state_dict()
+    other = PackedLinear(63, 5, strict=False, bias=True, scales=5)
+    other.load_state_dict(saved)
+    x = torch.randn(4, 63)
+    assert torch.equal(other(x), packed(x))
+    for wrong, message in [
+        (saved["weight_packed"][:, :7], "weight_packed must be uint8"),
+        (saved["weight_packed"].int(), "weight_packed must be uint8"),
+        (torch.full((5, 8), 255, dtype=torch.uint8), "above the 63 valid ones"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            other.load_state_dict({**saved, "weight_packed": wrong})
+    with pytest.raises(RuntimeError, match="weight_packed"):
+        other.load_state_dict({k: v for k, v in saved.items() if k != "weight_packed"})
+
+
+def test_bad_scales_cannot_be_packed():
+    layer = trained_linear("bit-plus", 8, 4)
+    layer.weight_quantizer.log_ratio.data[1] = float("inf")
+    with pytest.raises(ValueError, match="not positive and finite"):
+        PackedLinear.from_trained(layer)
+
+
+def test_nan_is_refused():
+    layer = trained_linear("bit-plus", 8, 4)
+    x = torch.randn(2, 8)
+    x[1, 3] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        PackedLinear.from_trained(layer)(x)
+    with pytest.raises(RuntimeError, match="NaN"):
+        layer(x)
