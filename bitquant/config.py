@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ste": "smooth",
         "attention": "row-max",
         "relu": False,
-        "signed_init": 2.0,
+        "signed_init": 1.0,
     },
 }
 
@@ -79,7 +79,7 @@ class QuantConfig:
     attention: str = "row-max"
     attention_keep: float = 0.25
     relu: bool = False
-    signed_init: float = 2.0
+    signed_init: float = 1.0
     embeddings: bool = True
     float_embeddings: str = r".*(position|token_type|segment|relative|bias).*"
     modules_to_not_convert: tuple[str, ...] = ()
