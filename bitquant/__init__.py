@@ -13,10 +13,10 @@ _EXPORTS = {
     "quantize_": "quantize",
     "calibrate_": "quantize",
     "convert_": "convert",
-    "distill": "distill",
+    "distill": "distillation",
     "save": "checkpoint",
     "load": "checkpoint",
-    "report": "report",
+    "report": "coverage",
 }
 __all__ = ["__version__", *_EXPORTS]
 

@@ -7,7 +7,7 @@ from torch import nn
 from bitquant.nn import BitAttention, BitEmbedding, BitLinear
 from bitquant.packed import PackedAttention, PackedEmbedding, PackedLinear
 from bitquant.packed.structure import replace_everywhere_
-from bitquant.report import record_of
+from bitquant.coverage import record_of
 
 
 def convert_(model: nn.Module) -> None:

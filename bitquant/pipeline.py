@@ -47,9 +47,9 @@ def binarize(
         dict: JSON-able; sizes in MB, times in milliseconds, fidelity, share of MACs binarized, what stayed float.
     """
     from bitquant.convert import convert_
-    from bitquant.distill import distill
+    from bitquant.distillation import distill
     from bitquant.quantize import calibrate_, quantize_
-    from bitquant.report import report
+    from bitquant.coverage import report
 
     started = time.perf_counter()
     check_target(out, overwrite=overwrite)

@@ -16,7 +16,7 @@ from bitquant.inputs import padding_mask, run
 from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
 from bitquant.plan import UNSUPPORTED, Plan
 from bitquant.quantizers import ElasticBinarizer
-from bitquant.report import Record, Row
+from bitquant.coverage import Record, Row
 
 
 def quantize_(model: nn.Module, config: QuantConfig | str | Mapping[str, Any] | None = None,

@@ -14,7 +14,7 @@ from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMat
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.linear import PackedLinear
-from bitquant.report import Record, record_of
+from bitquant.coverage import Record, record_of
 
 MUTATED = {"BitLinear": BitLinear, "BitEmbedding": BitEmbedding}
 CHILDREN = {"BitAttention": BitAttention, "BitMatmul": BitMatmul, "BitEinsum": BitEinsum}
