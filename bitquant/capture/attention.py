@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from .functions import function_name
 from .masks import MASKED, merge_masks
@@ -50,21 +49,21 @@ def transparent(module) -> bool:
     return plain and not (module._forward_hooks or module._forward_pre_hooks)
 
 
+_OPERANDS = ("input", "other", "mask", "value")
+
+
 class Chains:
     """The chains of one call of one module."""
 
     def __init__(self, value=lambda handle: handle):
         self.value = value
-        self._chains = WeakIdKeyDictionary()  # tensor -> (version, chain)
-
-    def __bool__(self):
-        return len(self._chains) > 0
+        self._chains: dict[int, tuple] = {}  # id of a tensor -> (the tensor, version, chain)
 
     def get(self, handle) -> Chain | None:
         tensor = self.value(handle)
         if not isinstance(tensor, torch.Tensor):
             return None
-        count, chain = self._chains.get(tensor, (0, None))
+        _, count, chain = self._chains.get(id(tensor), (None, 0, None))
         return chain if chain is not None and count == version(tensor) else None
 
     def weights(self, handle, value) -> Chain | None:
@@ -82,22 +81,25 @@ class Chains:
 
     def _put(self, handle, chain, step):
         tensor = self.value(handle)
-        self._chains[tensor] = (version(tensor), replace(chain, steps=(*chain.steps, step)))
+        self._chains[id(tensor)] = (tensor, version(tensor), replace(chain, steps=(*chain.steps, step)))
 
-    def follow(self, func, args, kwargs, out):
-        """Carry a chain over any other function."""
-        if not self._chains or not isinstance(self.value(out), torch.Tensor):
-            return
+    def find(self, args, kwargs) -> Chain | None:
+        """The first chain among the arguments of a function."""
+        if not self._chains:
+            return None
+        return next(filter(None, map(self.get, (*args, *kwargs.values()))), None)
+
+    def follow(self, chain, func, args, kwargs, out):
+        """Carry `chain`, found before the call, over any function that is no product."""
         name, _ = function_name(func)
         rule = _RULES.get(name)
-        if rule is None:
+        if rule is None or not isinstance(self.value(out), torch.Tensor):
             return
-        args = (*args, *(kwargs[k] for k in ("input", "other", "mask", "value") if k in kwargs))
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("input", "other", "mask", "value")}
-        position = next((i for i, a in enumerate(args) if self.get(a) is not None), None)
-        if position is None:
-            return
-        chain = rule(self, self.get(args[position]), position, args, kwargs, out)
+        args = (*args, *(kwargs[k] for k in _OPERANDS if k in kwargs))
+        kwargs = {k: v for k, v in kwargs.items() if k not in _OPERANDS}
+        current = self.value(chain.steps[-1])
+        position = next(i for i, a in enumerate(args) if self.value(a) is current)
+        chain = rule(self, chain, position, args, kwargs, out)
         if chain is not None:
             self._put(out, chain, out)
 

@@ -180,13 +180,14 @@ class _Recorder(TorchFunctionMode):
             for part in parts:
                 sites[path].macs += sites.pop(part).macs
         never = {}
-        used = {name: site.path for site in sites.values() for name in site.parameters if name}
+        readers = {name: site.path for site in sites.values() for name in site.parameters if name}
         for path, module in self.model.named_modules():
             if type(module).forward in _MODULE_FORWARDS and path not in sites:
-                reader = next((used[n] for n in used if n.startswith(path + ".")), None)
-                never[path] = (
-                    f"its weight is used directly by {reader}" if reader else "it is not called on the example inputs"
-                )
+                names = [f"{path}.{name}" for name, _ in module.named_parameters()]
+                reader = next((readers[name] for name in names if name in readers), None)
+                if reader is None and not self.ledger.used.isdisjoint(names):
+                    reader = "its owner"
+                never[path] = f"its weight is used directly by {reader}" if reader else "it is not called"
         return Discovery(list(sites.values()), self.macs.total, never)
 
 
@@ -200,7 +201,9 @@ class _Call(Interceptor):
 
     def measured(self, func, args, kwargs):
         before = self.recorder.macs.total
+        known = self.recorder.ledger.known(args, kwargs)
         out = func(*args, **kwargs)
+        self.recorder.ledger.follow(known, func, args, kwargs, out)
         return out, self.recorder.macs.total - before
 
     def plain(self, func, args, kwargs):
@@ -209,7 +212,6 @@ class _Call(Interceptor):
             self.module_site(args, kwargs, macs)
         elif macs:
             self.unknown_site(func, args, kwargs, macs)
-        self.recorder.ledger.follow(func, args, kwargs, out)
         if args and function_name(func)[0] == "softmax":
             self.mark_flow(args[0])
         return out
@@ -218,13 +220,10 @@ class _Call(Interceptor):
         out, macs = self.measured(func, args, kwargs)
         if self.own and func is self.own[1]:
             self.module_site(args, kwargs, macs)
-            self.recorder.ledger.follow(func, args, kwargs, out)
             return out
         operands = _operands(kind, args, kwargs)
         site = self.functional_site(name, kind, "attention" if kind == "attention" else "unknown", operands)
         site.macs += macs
-        ledger = self.recorder.ledger
-        ledger.follow(func, args, kwargs, out)
         if kind == "attention":
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
             site.score_bias |= mask is not None and self.is_bias(mask)
@@ -232,6 +231,7 @@ class _Call(Interceptor):
                 self.mark_flow(mask, "relative-position")
         else:
             self.give_role(site, operands)
+            ledger = self.recorder.ledger
             ledger.put(out, replace(ledger.get(out), flow=frozenset({site.path})))
         return out
 

@@ -60,6 +60,7 @@ class Ledger:
 
     def __init__(self, model: nn.Module):
         self._facts = WeakIdKeyDictionary()  # tensor -> (version, facts)
+        self.used: set[str] = set()  # parameters and buffers that some function read
         for name, parameter in model.named_parameters():
             self.put(parameter, Facts(learned=True, source=name))
         for name, buffer in model.named_buffers():
@@ -74,11 +75,16 @@ class Ledger:
             return Facts(dynamic=facts.dynamic, learned=facts.learned)
         return facts
 
-    def follow(self, func, args, kwargs, out):
+    def known(self, args, kwargs) -> list[tuple]:
+        """The tensor operands of a call with their facts; taken before it, since it may work in place."""
+        operands = [a for a in tree_iter((args, kwargs)) if isinstance(a, torch.Tensor)]
+        return [(operand, self.get(operand)) for operand in operands]
+
+    def follow(self, operands, func, args, kwargs, out):
         """Derive the facts of a function's results from those of its operands."""
         name, in_place = function_name(func)
-        operands = [a for a in tree_iter((args, kwargs)) if isinstance(a, torch.Tensor)]
-        known = [self.get(a) for a in operands]
+        known = [facts for _, facts in operands]
+        self.used.update(facts.source for facts in known if facts.source)
         facts = Facts(
             nonnegative=self._nonnegative(name, args, kwargs, known),
             dynamic=any(f.dynamic for f in known),
@@ -91,7 +97,7 @@ class Ledger:
             if isinstance(tensor, torch.Tensor):
                 self.put(tensor, facts)
         if in_place and operands:  # `x[i] = y` returns nothing, `x.add_(y)` returns x itself
-            self.put(operands[0], facts)
+            self.put(operands[0][0], facts)
 
     @staticmethod
     def _nonnegative(name, args, kwargs, known) -> bool:

@@ -61,7 +61,7 @@ class _InterceptedCall(Interceptor):
         """Whether a function may be a product or carry one on."""
         if product_kind(func, kwargs) is not None or decomposition(func, args, kwargs) is not None:
             return True
-        return bool(self.chains) and any(self.chains.get(a) is not None for a in (*args, *kwargs.values()))
+        return self.chains.find(args, kwargs) is not None
 
     def plain(self, func, args, kwargs):
         return func(*args, **kwargs)

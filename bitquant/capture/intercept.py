@@ -47,8 +47,10 @@ class Interceptor:
         """The result of `func(*args, **kwargs)`; compound functions are decomposed before they get here."""
         kind = product_kind(func, kwargs)
         if kind is None:
+            carried = self.chains.find(args, kwargs)  # before the call: it may work in place
             out = self.plain(func, args, kwargs)
-            self.chains.follow(func, args, kwargs, out)
+            if carried is not None:
+                self.chains.follow(carried, func, args, kwargs, out)
             return out
         if kind != "matmul":
             return self.product(self.next_name(kind), kind, func, args, kwargs)
