@@ -15,7 +15,7 @@ def megabytes(files):
 
 
 @torch.no_grad()
-def milliseconds(models, inputs, *, seconds=2.0, most=50):
+def milliseconds(models, inputs, *, seconds=0.5, most=50):
     """Median time of one forward pass of each model on the same inputs.
 
     The models take turns, so that a busy moment of the machine hits them alike; the first round is not counted.
@@ -23,7 +23,7 @@ def milliseconds(models, inputs, *, seconds=2.0, most=50):
     Args:
         models (dict[str, nn.Module]): in eval mode.
         inputs (dict): keyword arguments of the models.
-        seconds (float): stop after this time, but not before 3 rounds. Default: 2.
+        seconds (float): stop after this time, but not before 3 rounds. Default: 0.5.
         most (int): most rounds. Default: 50.
 
     Returns:

@@ -14,6 +14,7 @@ from torch import nn
 import bitquant
 from bitquant import checkpoint
 from bitquant.checkpoint import check_target, is_checkpoint, load, save
+from bitquant.coverage import report
 from bitquant.sources import load_source
 
 pytest.importorskip("transformers")
@@ -70,7 +71,7 @@ def test_round_trip_is_bit_for_bit(source, tmp_path, preset, stage):
     assert not again.training
     assert torch.equal(outputs(again, inputs), outputs(model, inputs))
     assert {k: v.dtype for k, v in again.state_dict().items()} == {k: v.dtype for k, v in model.state_dict().items()}
-    assert bitquant.report(again).to_dict() == bitquant.report(model).to_dict()
+    assert report(again).to_dict() == report(model).to_dict()
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 

@@ -13,7 +13,7 @@ def inspect(model, as_json):
     import json
 
     from bitquant.checkpoint import is_checkpoint, load
-    from bitquant.report import report
+    from bitquant.coverage import report
     from bitquant.sources import load_source, model_directory
 
     directory = model_directory(model)

@@ -24,17 +24,16 @@ def run(find_model, read_sentences, out, overwrite, as_json, *, preset, skip, **
     from bitquant.cli.progress import TrainingBar
     from bitquant.cli.summary import summary
     from bitquant.config import QuantConfig
+    from bitquant.pipeline import binarize
+    from bitquant.sources import load_source, model_directory
 
     config = QuantConfig.preset(preset, modules_to_not_convert=skip)
     check_target(out, overwrite=overwrite)
+    directory = model_directory(find_model())
     with TrainingBar() as bar:
         bar.say("reading the text and the model")
         sentences = read_sentences()
-
-        from bitquant.pipeline import binarize
-        from bitquant.sources import load_source
-
-        source = load_source(find_model())
+        source = load_source(directory)
         result = binarize(source, sentences, out, config, overwrite=overwrite, progress=bar, say=bar.say, **options)
     if as_json:
         import json

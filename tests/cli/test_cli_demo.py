@@ -21,7 +21,8 @@ def test_real_model_without_training(bitquant_cli, monkeypatch, tmp_path):
         demo.demo_model()
     except ModuleNotFoundError:
         pytest.skip("the demo's model package is not installed")
-    sentences = [s for s in demo.demo_sentences() if len(s) < 60][:400]
+    monkeypatch.setattr(demo, "_docstrings", lambda folder: [])
+    sentences = [s for s in demo.demo_sentences() if len(s) < 60][:300]
     monkeypatch.setattr(demo, "demo_sentences", lambda: sentences)
     result = bitquant_cli("demo", "--out", tmp_path / "out", "--steps", 0, "--json")
     assert result.exit_code == 0, result.output

@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+import bitquant
+from bitquant.sources import load_source
+
 pytest.importorskip("transformers")
 
 
@@ -15,11 +18,12 @@ def test_float_model(bitquant_cli, tiny_bert):
     assert {"path", "kind", "macs", "reason"} <= set(facts["rows"][0])
 
 
-def test_checkpoint(bitquant_cli, tiny_bert, text_file, tmp_path):
-    made = bitquant_cli(
-        "quantize", tiny_bert, "--data", text_file, "--out", tmp_path / "out", "--steps", 0, "--skip", "pooler"
-    )
-    assert made.exit_code == 0, made.output
+def test_checkpoint(bitquant_cli, tiny_bert, tmp_path):
+    source = load_source(tiny_bert)
+    config = bitquant.QuantConfig.preset("bit-plus", modules_to_not_convert=["pooler"])
+    bitquant.quantize_(source.model, config, source.example_inputs())
+    bitquant.convert_(source.model)
+    bitquant.save(source.model, tmp_path / "out")
     facts = json.loads(bitquant_cli("inspect", tmp_path / "out", "--json").stdout)
     reasons = {row["path"]: row["reason"] for row in facts["rows"]}
     assert reasons["pooler.dense"] == "kept by the configuration"

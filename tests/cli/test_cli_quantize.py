@@ -31,7 +31,15 @@ def no_training(monkeypatch):
     def distill(*arguments, **options):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("bitquant.distill.distill", distill)
+    monkeypatch.setattr("bitquant.distillation.distill", distill)
+
+
+@pytest.fixture
+def no_measuring(monkeypatch):
+    """Leaves out the fresh process where a test looks at the files only."""
+    same = {"cosine": 1.0, "top1": 1.0, "top10": 1.0}
+    answer = {"fidelity": same, "identical": True, "milliseconds": []}
+    monkeypatch.setattr("bitquant.pipeline.measure_fresh", lambda *arguments, **options: answer)
 
 
 def refused(result, *words):
@@ -79,7 +87,7 @@ def test_json_holds_the_same_numbers(quantize):
     assert reasons["encoder.layer.1.attention.self.query"] == "kept by the configuration"
 
 
-def test_same_seed_same_file(quantize, tmp_path):
+def test_same_seed_same_file(quantize, no_measuring, tmp_path):
     for out in ("a", "b"):
         assert quantize(out=tmp_path / out, steps=3).exit_code == 0
     first, second = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("a", "b"))
@@ -135,7 +143,7 @@ def test_unwritable_output(quantize, no_training, tmp_path):
     assert refused(quantize(out=tmp_path / "file" / "out"), "cannot be written")
 
 
-def test_existing_output(quantize, tmp_path):
+def test_existing_output(quantize, no_measuring, tmp_path):
     assert quantize(steps=0).exit_code == 0
     before = (tmp_path / "out" / "config.json").read_bytes()
     result = quantize(steps=0)
@@ -169,7 +177,7 @@ def test_interruption_in_training(quantize, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitquant.distill.distill", interrupted)
+    monkeypatch.setattr("bitquant.distillation.distill", interrupted)
     result = quantize()
     assert result.exit_code == 130
     assert "nothing is left half written" in result.stderr
