@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from bitquant import packing
+from bitquant.ops import native
+
+
+@pytest.fixture(params=native.instruction_sets() or [None])
+def isa(request):
+    """Every instruction set of this processor in turn."""
+    if request.param is None:
+        pytest.skip(native.unavailable_reason())
+    before = native.instruction_set()
+    native.use_instruction_set(request.param)
+    yield request.param
+    native.use_instruction_set(before)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Fresh memory holds garbage, so that an element no kernel wrote shows."""
+    empty = torch.empty
+
+    def garbage(*args, **kwargs):
+        out = empty(*args, **kwargs)
+        return out.fill_(float("nan") if out.is_floating_point() else 0x5A5A5A5A)
+
+    monkeypatch.setattr(torch, "empty", garbage)
+
+
+class Random:
+    """Seeded tensors of the kinds the ops take."""
+
+    def __init__(self, seed):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def floats(self, *shape):
+        return torch.randn(shape, generator=self.generator)
+
+    def bools(self, *shape, share=0.5):
+        return torch.rand(shape, generator=self.generator) < share
+
+    def positive(self, *shape):
+        return torch.rand(shape, generator=self.generator) + 0.01
+
+    def weight(self, n, k):
+        """bool (n, k) and its lanes."""
+        bits = self.bools(n, k)
+        return bits, packing.to_lanes(packing.to_words(packing.pack_bits(bits), k))
+
+    def heads(self, batch, heads, length, size):
+        """(batch, heads, length, size) as a model has it: a transposed view of (batch, length, heads * size)."""
+        return self.floats(batch, length, heads * size).unflatten(-1, (heads, size)).transpose(1, 2)
+
+
+@pytest.fixture
+def random(request):
+    return Random(sum(map(ord, request.node.name)))

@@ -1,0 +1,75 @@
+"""Threads change the time, never the result, and torch's setting and pool are the only ones."""
+
+import sys
+import threading
+
+import pytest
+import torch
+
+from bitquant.ops import native
+
+pytestmark = pytest.mark.usefixtures("isa", "poison")
+
+
+@pytest.fixture
+def calls(random):
+    """Calls with enough work for several threads on every axis they may split."""
+    columns = 6000
+    _, lanes = random.weight(columns, 1600)
+    zero, one, bias = torch.zeros(1), torch.ones(1), torch.ones(columns)
+    q, k, v = (random.heads(2, 1, 900, 64) for _ in range(3))
+    keep = random.bools(2, 1, 1, 900)
+    table = (4096 * torch.exp(-0.02 * torch.arange(65))).round().long()
+    packed, scale = torch.zeros(9, 125, dtype=torch.uint8), random.positive(9)
+    wide = random.floats(700, 900)
+
+    def linear(x):
+        return lambda: native.binary_linear(x, zero, False, lanes, columns, one, bias)
+
+    return [
+        *(linear(random.floats(m, 1600)) for m in (1, 7, 150)),
+        lambda: native.binary_attention_rowmax(q, k, v, keep, torch.tensor(6), one),
+        lambda: native.binary_attention_table(q, k, v, keep, table, torch.tensor(1 << 14), one),
+        lambda: native.binary_embedding(torch.arange(2000) % 9, packed, 1000, scale),
+        lambda: native.threshold_pack(wide, zero, True)[0],
+    ]
+
+
+@pytest.fixture
+def with_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_any_number_of_threads_gives_the_same(calls, with_threads):
+    with_threads(1)
+    alone = [call() for call in calls]
+    for threads in (2, 3):
+        with_threads(threads)
+        assert all(torch.equal(call(), expected) for call, expected in zip(calls, alone, strict=True))
+
+
+def test_safe_from_several_python_threads(calls, with_threads):
+    with_threads(1)
+    expected = [call() for call in calls]
+    wrong = []
+
+    def work():
+        wrong.extend(i for i, call in enumerate(calls) if not torch.equal(call(), expected[i]))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_one_openmp_runtime_serves_torch_and_the_kernels(calls, with_threads):
+    with_threads(2)
+    torch.randn(600, 600) @ torch.randn(600, 600)
+    for call in calls:
+        call()
+    assert len(native.openmp_runtimes()) == 1
