@@ -152,6 +152,7 @@ def _write_tensors(tensors, file):
         save_file(tensors, file, metadata={"format": "pt"})
     except SafetensorError as error:  # how the library reports a full disk
         raise OSError(f"{file.name} cannot be written: {error}") from None
+    file.chmod(file.parent.stat().st_mode & 0o666)  # the library makes it private; the user's umask decides
     sync(file)
 
 

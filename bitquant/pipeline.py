@@ -2,13 +2,18 @@
 
 import copy
 import time
+from itertools import islice
 from pathlib import Path
 
 from bitquant.checkpoint import check_target, save
+from bitquant.convert import convert_
+from bitquant.coverage import report
 from bitquant.data import TextBatches, hold_out
+from bitquant.distillation import distill
 from bitquant.fidelity import embed, fidelity
 from bitquant.fresh import measure_fresh
 from bitquant.measure import megabytes
+from bitquant.quantize import calibrate_, quantize_
 from bitquant.sources import weight_files
 
 MOST_HELD_OUT = 1000
@@ -46,11 +51,6 @@ def binarize(
     Returns:
         dict: JSON-able; sizes in MB, times in milliseconds, fidelity, share of MACs binarized, what stayed float.
     """
-    from bitquant.convert import convert_
-    from bitquant.distillation import distill
-    from bitquant.quantize import calibrate_, quantize_
-    from bitquant.coverage import report
-
     started = time.perf_counter()
     check_target(out, overwrite=overwrite)
     train, held_out = hold_out(sentences)
@@ -65,7 +65,7 @@ def binarize(
 
     say(f"{len(train):,} training sentences, {len(held_out):,} held out; calibrating")
     batches = TextBatches(source.tokenizer, train, batch_size=batch_size, max_length=max_length, seed=seed)
-    calibrate_(student, [batch for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)])
+    calibrate_(student, islice(batches, CALIBRATION_BATCHES))
     expected = embeddings(teacher)
     undistilled = fidelity(expected, embeddings(student))
     if steps:

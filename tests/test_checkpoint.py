@@ -14,7 +14,6 @@ from torch import nn
 import bitquant
 from bitquant import checkpoint
 from bitquant.checkpoint import check_target, is_checkpoint, load, save
-from bitquant.coverage import report
 from bitquant.sources import load_source
 
 pytest.importorskip("transformers")
@@ -71,7 +70,7 @@ def test_round_trip_is_bit_for_bit(source, tmp_path, preset, stage):
     assert not again.training
     assert torch.equal(outputs(again, inputs), outputs(model, inputs))
     assert {k: v.dtype for k, v in again.state_dict().items()} == {k: v.dtype for k, v in model.state_dict().items()}
-    assert report(again).to_dict() == report(model).to_dict()
+    assert bitquant.report(again).to_dict() == bitquant.report(model).to_dict()
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
@@ -87,6 +86,11 @@ def test_student_can_be_trained_after_loading(source, tmp_path):
     student = load(tmp_path / "out")
     student(**inputs)[0].square().mean().backward()
     assert all(p.grad is not None for name, p in student.named_parameters() if "layer.0" in name and p.requires_grad)
+
+
+def test_files_have_the_permissions_of_any_new_file(saved):
+    modes = {file.stat().st_mode for file in saved.iterdir()}
+    assert len(modes) == 1
 
 
 def test_packed_file_holds_no_float_weight(saved):

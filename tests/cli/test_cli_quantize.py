@@ -31,7 +31,7 @@ def no_training(monkeypatch):
     def distill(*arguments, **options):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("bitquant.distillation.distill", distill)
+    monkeypatch.setattr("bitquant.pipeline.distill", distill)
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def test_interruption_in_training(quantize, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bitquant.distillation.distill", interrupted)
+    monkeypatch.setattr("bitquant.pipeline.distill", interrupted)
     result = quantize()
     assert result.exit_code == 130
     assert "nothing is left half written" in result.stderr
