@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from bitquant.coverage import record_of
 from bitquant.nn import BitAttention, BitEmbedding, BitLinear
 from bitquant.packed import PackedAttention, PackedEmbedding, PackedLinear
 from bitquant.packed.structure import replace_everywhere_
-from bitquant.coverage import record_of
 
 
 def convert_(model: nn.Module) -> None:

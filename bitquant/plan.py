@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+
 from torch import nn
 
 from bitquant.capture import Discovery, Site
@@ -41,12 +42,13 @@ class Plan:
     def decide(self, site: Site) -> tuple[QuantConfig | None, str | None]:
         """(configuration, None) when the site is binarized, (None, reason) when it stays float."""
         chosen = self.config.for_module(site.path)
-        reason = KEPT if chosen is None else site.reason or self._reason(site, chosen)
+        out_of_reach = site.reason if site.traced is None else None
+        reason = KEPT if chosen is None else out_of_reach or self._reason(site, chosen)
+        if reason is None and site.path in self.float_ties:
+            reason = TIED
         return (chosen, None) if reason is None else (None, reason)
 
     def _reason(self, site: Site, chosen: QuantConfig) -> str | None:
-        if site.path in self.float_ties:
-            return TIED
         if site.kind == "embedding":
             if not chosen.embeddings:
                 return KEPT

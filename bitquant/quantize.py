@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
-from bitquant.capture import CaptureError, Site, discover, mutate_class_, wrap_owners_
+from bitquant.capture import CaptureError, Discovery, Site, discover, mutate_class_, wrap_owners_
 from bitquant.config import QuantConfig
+from bitquant.coverage import Record, Row
 from bitquant.inputs import padding_mask, run
 from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
 from bitquant.plan import UNSUPPORTED, Plan
 from bitquant.quantizers import ElasticBinarizer
-from bitquant.coverage import Record, Row
 
 
 def quantize_(model: nn.Module, config: QuantConfig | str | Mapping[str, Any] | None = None,
@@ -62,8 +62,17 @@ def quantize_(model: nn.Module, config: QuantConfig | str | Mapping[str, Any] | 
     for site in wrap_owners_(model, discovery, make_child, example_inputs):
         known = rows.get(site.path)
         rows[site.path] = Row.of(site, known.reason if known else site.reason or UNSUPPORTED)
-    model._bitquant = Record(config, list(rows.values()), discovery.total_macs, plan.blocks, replaced)
+    model._bitquant = Record(config, _in_call_order(rows, discovery), discovery.total_macs, plan.blocks, replaced)
     calibrate_(model, [example_inputs])
+
+
+def _in_call_order(rows: dict[str, Row], discovery: Discovery) -> list[Row]:
+    """Rows as the model runs them: what was fused into one child stands where its owner's first product stood."""
+    first: dict[str, int] = {}
+    for index, site in enumerate(discovery.sites):
+        first.setdefault(site.path, index)
+        first.setdefault(site.owner + ".*", index)
+    return sorted(rows.values(), key=lambda row: first.get(row.path, first.get(row.path.rpartition(".")[0] + ".*", 0)))
 
 
 def _resolve(config) -> QuantConfig:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitquant.coverage import record_of
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.losses import hidden_loss, output_loss
 from bitquant.distillation.optimizer import linear_schedule, parameter_groups
 from bitquant.inputs import first_tensor, padding_mask, run
 from bitquant.nn import BitLinear
-from bitquant.coverage import record_of
 
 FLIP_EVERY = 10  # steps between two counts of flipped weight signs
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitquant.config import QuantConfig
 from bitquant.nn.linear import exact, scaled
 from bitquant.nn.mask import keep_mask, masked_softmax
 from bitquant.nn.selection import selection
-from bitquant.quantizers import ElasticBinarizer
+from bitquant.quantizers import ElasticBinarizer, OptionalState
 
 
-class BitAttention(nn.Module):
+class BitAttention(OptionalState):
     """Stands in for ``scaled_dot_product_attention``: same arguments, same shapes.
 
     The signs of query (..., Tq, d) and key (..., Tk, d) give integer scores in {-d..d}; a rule on integers selects

@@ -5,7 +5,6 @@ The forward decides by the integer rule of ``bitquant.ops.naive``; the gradient 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from bitquant.config import QuantConfig
 from bitquant.nn.mask import masked_softmax
 from bitquant.ops.rules import row_max_margin, softmax_table, taken_by_row_max, taken_by_table, threshold_ratio
-from bitquant.quantizers import ElasticBinarizer, unit_levels
+from bitquant.quantizers import ElasticBinarizer, OptionalState, unit_levels
 
 
 @dataclass
@@ -47,7 +46,7 @@ class TakenKeys(torch.autograd.Function):
         return grad * count, None, None
 
 
-class RowMaxSelection(nn.Module):
+class RowMaxSelection(OptionalState):
     """bit-plus: every key whose softmax weight is at least ``attention_keep`` of the row's best; their mean, times a
     learnable gain. In integers: ``s_ij >= max_j s_ij - floor(ln(1 / keep) / c)``, independent of length."""
 
@@ -89,7 +88,7 @@ class RowMaxSelection(nn.Module):
         return taken.sum(-1, keepdim=True).clamp(min=1).float()
 
 
-class TableSelection(nn.Module):
+class TableSelection(OptionalState):
     """bit-ref: every key whose softmax weight exceeds ``alpha / 2``, the softmax taken from an integer table, so that
     the decision is equal on every backend; the sum over them, times the learnt ``alpha``."""
 

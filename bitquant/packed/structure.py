@@ -10,11 +10,11 @@ from torch import nn
 from bitquant.activations import set_relu_
 from bitquant.capture import mutate_class_, owners, restore_owner_
 from bitquant.config import QuantConfig
+from bitquant.coverage import Record, record_of
 from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.linear import PackedLinear
-from bitquant.coverage import Record, record_of
 
 MUTATED = {"BitLinear": BitLinear, "BitEmbedding": BitEmbedding}
 CHILDREN = {"BitAttention": BitAttention, "BitMatmul": BitMatmul, "BitEinsum": BitEinsum}

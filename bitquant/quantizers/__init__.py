@@ -2,6 +2,7 @@
 
 from .activation import ElasticBinarizer
 from .elastic import effective_scale, signed_levels, unit_levels
+from .state import OptionalState
 from .weight import WeightBinarizer
 
-__all__ = ["ElasticBinarizer", "WeightBinarizer", "effective_scale", "signed_levels", "unit_levels"]
+__all__ = ["ElasticBinarizer", "OptionalState", "WeightBinarizer", "effective_scale", "signed_levels", "unit_levels"]

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .elastic import NAN_MESSAGE, effective_scale, signed_levels, unit_levels
+from .state import OptionalState
 
 
-class ElasticBinarizer(nn.Module):
+class ElasticBinarizer(OptionalState):
     """Binarizes an activation to {-1, +1} (``signed``) or {0, 1} (``unit``).
 
     Args:
@@ -65,11 +66,6 @@ class ElasticBinarizer(nn.Module):
     def scale(self) -> Tensor:
         """fp32 scalar: the scale the forward uses."""
         return effective_scale(self.alpha, 1).detach().float()
-
-    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-        if not any(key.startswith(prefix) for key in state_dict):
-            return  # a float checkpoint: keep the calibration this student has
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         return f"{self.levels}, shift={self.shift is not None}"

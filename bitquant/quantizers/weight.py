@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .state import OptionalState
+
 SCALE_FLOOR = 1e-8
 
 
@@ -39,7 +41,7 @@ def mean_magnitude(weight: Tensor, granularity: str) -> Tensor:
     return mean.float().clamp(min=SCALE_FLOOR)
 
 
-class WeightBinarizer(nn.Module):
+class WeightBinarizer(OptionalState):
     """Binarizes a weight of shape (rows, ...) to levels {-1, +1} and a positive scale per tensor or per row.
 
     Args:
@@ -83,11 +85,6 @@ class WeightBinarizer(nn.Module):
         if self.learnable:
             self.scale_init.copy_(mean_magnitude(weight, self.granularity))
             self.log_ratio.zero_()
-
-    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-        if not any(key.startswith(prefix) for key in state_dict):
-            return  # a float checkpoint: the owning layer resets the scale from the weight it loads
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         return f"{self.granularity}, learnable={self.learnable}, center={self.center}"

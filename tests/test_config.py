@@ -1,0 +1,78 @@
+import dataclasses
+import json
+
+import pytest
+
+from bitquant import QuantConfig
+
+PATHS = ["encoder.layer.0.attention.self.query", "encoder.layer.0.output.dense", "pooler.dense"]
+
+
+@pytest.mark.parametrize("name", ["bit-ref", "bit-plus"])
+def test_json_round_trip(name):
+    config = QuantConfig.preset(
+        name, modules_to_not_convert=["pooler"], rules={"re:.*query": {"ste": "window"}, "pooler.dense": None}
+    )
+    assert QuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_presets_differ_as_documented():
+    ref, plus = QuantConfig.preset("bit-ref"), QuantConfig.preset("bit-plus")
+    assert (ref.weight_scale, ref.weight_center, ref.attention, ref.ste) == ("tensor", "tensor", "table", "window")
+    assert (plus.weight_scale, plus.attention, plus.ste) == ("row", "row-max", "smooth")
+    assert ref.relu and not plus.relu and plus.weight_scale_learnable and not ref.weight_scale_learnable
+    assert QuantConfig() == plus
+
+
+@pytest.mark.parametrize(
+    ("rules", "skip", "path", "ste"),
+    [
+        ({}, [], PATHS[0], "smooth"),
+        ({PATHS[0]: {"ste": "window"}}, [], PATHS[0], "window"),
+        ({"re:.*query": {"ste": "window"}}, [], PATHS[0], "window"),
+        ({"re:.*query": {"ste": "window"}}, [], PATHS[1], "smooth"),
+        ({"re:.*": None, PATHS[0]: {}}, [], PATHS[0], "smooth"),  # an exact name goes before a pattern
+        ({"re:.*": None}, [], PATHS[0], None),
+        ({}, ["pooler"], PATHS[2], None),
+        ({}, ["encoder.layer.0"], PATHS[1], None),
+        ({}, ["output.dense"], PATHS[1], None),
+        ({}, ["put.dense"], PATHS[1], "smooth"),  # only at a dot
+        ({}, ["re:pool"], PATHS[2], "smooth"),  # a pattern matches whole paths
+    ],
+)
+def test_rules(rules, skip, path, ste):
+    chosen = QuantConfig.preset("bit-plus", rules=rules, modules_to_not_convert=skip).for_module(path)
+    assert (chosen and chosen.ste) == ste
+
+
+def test_rule_without_match_names_near_ones():
+    config = QuantConfig.preset("bit-plus", modules_to_not_convert=["poler.dense"])
+    with pytest.raises(ValueError, match=r"'poler.dense' matches no layer.*'pooler.dense'"):
+        config.check_rules(PATHS)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QuantConfig.preset("bit-pus"), "unknown preset 'bit-pus'; known presets: bit-ref, bit-plus"),
+        (lambda: QuantConfig.preset("bit-plus", stee="smooth"), "unknown configuration field 'stee'.*'ste'"),
+        (lambda: QuantConfig(ste="sharp"), "ste must be one of window, smooth"),
+        (lambda: QuantConfig(relu=1), "relu must be true or false"),
+        (lambda: QuantConfig(attention_keep=0.0), r"attention_keep must be in \(0, 1\]"),
+        (lambda: QuantConfig(signed_init=-1), "signed_init must be positive"),
+        (lambda: QuantConfig(version=99), "configuration version 1, not 99"),
+        (lambda: QuantConfig(rules={"re:(": None}), "not a valid regular expression"),
+        (lambda: QuantConfig(rules={"a": 3}), "must map to null or to a dictionary"),
+        (lambda: QuantConfig(rules={"a": {"rules": {}}}), "cannot set rules"),
+        (lambda: QuantConfig(rules={"a": {"ste": "x"}}), "ste must be one of"),
+        (lambda: QuantConfig.from_dict([1]), "must be a JSON object"),
+    ],
+)
+def test_bad_values_say_what_would_be_right(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        QuantConfig().ste = "window"
