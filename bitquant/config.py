@@ -153,7 +153,8 @@ class QuantConfig:
         paths = list(paths)
         for pattern, match in [(p, _names) for p in self.modules_to_not_convert] + [(p, _matches) for p in self.rules]:
             if not any(match(pattern, path) for path in paths):
-                raise ValueError(f"rule {pattern!r} matches no layer of this model; near names: {_close(pattern, paths)}")
+                near = _close(pattern, paths)
+                raise ValueError(f"rule {pattern!r} matches no layer of this model; near names: {near}")
 
 
 def _matches(pattern: str, path: str) -> bool:

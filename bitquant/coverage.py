@@ -37,8 +37,17 @@ class Row:
         bits = 32 if reason else 1
         weighted = site.role in ("weight", "parameter")
         activation = 32 if site.kind == "embedding" else bits
-        return cls(site.path, site.kind, site.role, [list(s) for s in site.shapes], site.macs, site.traced, reason,
-                   bits if weighted else None, activation)
+        return cls(
+            site.path,
+            site.kind,
+            site.role,
+            [list(s) for s in site.shapes],
+            site.macs,
+            site.traced,
+            reason,
+            bits if weighted else None,
+            activation,
+        )
 
 
 @dataclass
@@ -107,8 +116,15 @@ class Report:
         from tabulate import tabulate
 
         lines = [
-            [row.path, row.kind, row.role, row.macs, f"{row.weight_bits or '-'}/{row.activation_bits}", row.traced,
-             row.reason or "binarized"]
+            [
+                row.path,
+                row.kind,
+                row.role,
+                row.macs,
+                f"{row.weight_bits or '-'}/{row.activation_bits}",
+                row.traced,
+                row.reason or "binarized",
+            ]
             for row in self.rows
         ]
         table = tabulate(lines, headers=["layer", "kind", "role", "MACs", "W/A bits", "reached by", "result"])

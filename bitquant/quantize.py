@@ -19,8 +19,9 @@ from bitquant.plan import UNSUPPORTED, Plan
 from bitquant.quantizers import ElasticBinarizer
 
 
-def quantize_(model: nn.Module, config: QuantConfig | str | Mapping[str, Any] | None = None,
-              example_inputs: Any = None) -> None:
+def quantize_(
+    model: nn.Module, config: QuantConfig | str | Mapping[str, Any] | None = None, example_inputs: Any = None
+) -> None:
     """Swap the linear, embedding and attention products of a trained encoder for trainable 1-bit ones, in place.
 
     Parameters keep their names, so the float state_dict still loads; new keys hold the quantizers. The scales are

@@ -11,7 +11,7 @@ SCALE_NAMES = ("alpha", "log_ratio", "log_gain")
 
 
 def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_decay: float) -> list[dict]:
-    """Latent weights (decayed), biases, norms and shifts (not decayed), quantizer scales (their own rate, not decayed)."""
+    """Latent weights (decayed); biases, norms and shifts (not decayed); quantizer scales (own rate, not decayed)."""
     shifts = {id(m.shift) for m in student.modules() if isinstance(m, ElasticBinarizer) and m.shift is not None}
     groups = {
         "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},

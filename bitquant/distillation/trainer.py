@@ -21,10 +21,23 @@ from bitquant.nn import BitLinear
 FLIP_EVERY = 10  # steps between two counts of flipped weight signs
 
 
-def distill(student: nn.Module, teacher: nn.Module, batches: Iterable[Any], *, steps: int, lr: float = 5e-4,
-            scale_lr: float = 5e-4, weight_decay: float = 0.01, warmup: float = 0.1, clip: float = 1.0,
-            hidden_weight: float = 1.0, output_weight: float = 1.0, dropout: bool = False, seed: int = 0,
-            progress: Callable[[dict[str, float]], None] | None = None) -> None:
+def distill(
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Iterable[Any],
+    *,
+    steps: int,
+    lr: float = 5e-4,
+    scale_lr: float = 5e-4,
+    weight_decay: float = 0.01,
+    warmup: float = 0.1,
+    clip: float = 1.0,
+    hidden_weight: float = 1.0,
+    output_weight: float = 1.0,
+    dropout: bool = False,
+    seed: int = 0,
+    progress: Callable[[dict[str, float]], None] | None = None,
+) -> None:
     """Train ``student`` in place against ``teacher``: hidden states of every encoder layer, and the outputs.
 
     Args:

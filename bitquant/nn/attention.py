@@ -25,7 +25,9 @@ class BitAttention(OptionalState):
         score_bias: the additive mask of this attention carries values other than 0 and <= -1e4.
     """
 
-    def __init__(self, config: QuantConfig, head_dim: int, *, score_bias: bool = False, device: torch.device | None = None):
+    def __init__(
+        self, config: QuantConfig, head_dim: int, *, score_bias: bool = False, device: torch.device | None = None
+    ):
         super().__init__()
         signed = {"smooth": config.ste == "smooth", "init": config.signed_init, "device": device}
         self.query = ElasticBinarizer("signed", **signed)
@@ -39,9 +41,17 @@ class BitAttention(OptionalState):
         """JSON-able arguments that build this layer's skeleton, beside the configuration."""
         return {"head_dim": self.head_dim, "score_bias": self.score_bias}
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-                dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-                enable_gqa: bool = False) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
         with exact(query):
             (q, alpha_q), (k, alpha_k), (v, alpha_v) = self.query(query), self.key(key), self.value(value)
             if enable_gqa:
@@ -51,8 +61,7 @@ class BitAttention(OptionalState):
                 self.score_scale.fill_(scale)
             temperature = alpha_q * alpha_k * scale
             scores = q @ k.transpose(-2, -1)
-            keep = keep_mask(attn_mask, is_causal, *scores.shape[-2:], device=scores.device,
-                             score_bias=self.score_bias)
+            keep = keep_mask(attn_mask, is_causal, *scores.shape[-2:], device=scores.device, score_bias=self.score_bias)
             if self.score_bias:
                 probability = masked_softmax(scores * temperature + attn_mask, keep)
                 chosen = self.selection.from_probability(probability, keep, dropout_p)

@@ -15,8 +15,9 @@ def is_padding_mask(mask: Tensor) -> Tensor:
     return ((mask == 0) | (mask <= MASKED)).all()
 
 
-def keep_mask(mask: Tensor | None, is_causal: bool, queries: int, keys: int, *, device: torch.device,
-              score_bias: bool = False) -> Tensor | None:
+def keep_mask(
+    mask: Tensor | None, is_causal: bool, queries: int, keys: int, *, device: torch.device, score_bias: bool = False
+) -> Tensor | None:
     """bool, broadcastable to scores (..., queries, keys): True where the key may be taken; None when all may.
 
     Args:

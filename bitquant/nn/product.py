@@ -24,8 +24,14 @@ class BitMatmul(nn.Module):
     (``probability``) is binarized by the attention rule of the configuration, row by row.
     """
 
-    def __init__(self, config: QuantConfig, *, nonnegative: tuple[bool, bool] = (False, False),
-                 probability: bool = False, device: torch.device | None = None):
+    def __init__(
+        self,
+        config: QuantConfig,
+        *,
+        nonnegative: tuple[bool, bool] = (False, False),
+        probability: bool = False,
+        device: torch.device | None = None,
+    ):
         super().__init__()
         self.nonnegative, self.probability = nonnegative, probability
         self.left = selection(config, device=device) if probability else _operand(config, nonnegative[0], device)
@@ -48,8 +54,13 @@ class BitMatmul(nn.Module):
 class BitEinsum(nn.Module):
     """``torch.einsum(equation, a, b)`` of two activations, each with its own scale."""
 
-    def __init__(self, config: QuantConfig, *, nonnegative: tuple[bool, bool] = (False, False),
-                 device: torch.device | None = None):
+    def __init__(
+        self,
+        config: QuantConfig,
+        *,
+        nonnegative: tuple[bool, bool] = (False, False),
+        device: torch.device | None = None,
+    ):
         super().__init__()
         self.nonnegative = nonnegative
         self.left, self.right = (_operand(config, positive, device) for positive in nonnegative)

@@ -63,8 +63,9 @@ class RowMaxSelection(OptionalState):
         """int64 scalar: how far below the row's best score a key may be."""
         return row_max_margin(temperature.detach(), self.keep)
 
-    def from_scores(self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None,
-                    dropout_p: float) -> Selected:
+    def from_scores(
+        self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None, dropout_p: float
+    ) -> Selected:
         """scores: integers in {-head_dim..head_dim} as fp32 (..., Tq, Tk)."""
         taken = taken_by_row_max(scores.detach(), keep, self.margin(temperature))
         if not torch.is_grad_enabled():
@@ -104,8 +105,9 @@ class TableSelection(OptionalState):
         """int64 scalar: ``alpha / 2`` in units of 2^-24."""
         return threshold_ratio(self.probability.scale())
 
-    def from_scores(self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None,
-                    dropout_p: float) -> Selected:
+    def from_scores(
+        self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None, dropout_p: float
+    ) -> Selected:
         """scores: integers in {-head_dim..head_dim} as fp32 (..., Tq, Tk)."""
         trained = torch.is_grad_enabled() or self.probability.observing
         probability = masked_softmax(scores * temperature, keep) if trained else None

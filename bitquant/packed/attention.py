@@ -50,11 +50,21 @@ class PackedAttention(nn.Module):
         """JSON-able arguments that build this layer's skeleton."""
         return {"rule": self.rule, "head_dim": self.head_dim, "score_scale": self.score_scale}
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-                dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-                enable_gqa: bool = False) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
         if (query.shape[-1] ** -0.5 if scale is None else scale) != self.score_scale:
-            raise ValueError(f"this attention was packed for score scale {self.score_scale}; it was called with {scale}")
+            raise ValueError(
+                f"this attention was packed for score scale {self.score_scale}, it was called with {scale}"
+            )
         if enable_gqa:
             key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
         lead = query.shape[:-2]

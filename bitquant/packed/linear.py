@@ -21,8 +21,16 @@ class PackedLinear(PackedWeight):
         strict: the input uses the {0, 1} set (``x > threshold``) rather than {-1, +1} (``x >= threshold``).
     """
 
-    def __init__(self, in_features: int, out_features: int, *, strict: bool, bias: bool, scales: int,
-                 device: torch.device | None = None):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        strict: bool,
+        bias: bool,
+        scales: int,
+        device: torch.device | None = None,
+    ):
         super().__init__(out_features, in_features, device=device)
         self.strict = strict
         self.register_buffer("threshold", torch.zeros(in_features, device=device))
@@ -36,8 +44,14 @@ class PackedLinear(PackedWeight):
         quantizer, weight = layer.input_quantizer, layer.weight
         scale = quantizer.scale() * layer.weight_quantizer.scale(weight)
         positive(scale)
-        packed = cls(layer.in_features, layer.out_features, strict=quantizer.levels == "unit",
-                     bias=layer.bias is not None, scales=scale.numel(), device=weight.device)
+        packed = cls(
+            layer.in_features,
+            layer.out_features,
+            strict=quantizer.levels == "unit",
+            bias=layer.bias is not None,
+            scales=scale.numel(),
+            device=weight.device,
+        )
         packed.pack(layer.weight_quantizer.bits(weight))
         packed.threshold.copy_(quantizer.threshold())
         packed.scale.copy_(scale)
@@ -47,8 +61,13 @@ class PackedLinear(PackedWeight):
 
     def spec(self) -> dict:
         """JSON-able arguments that build this layer's skeleton."""
-        return {"in_features": self.columns, "out_features": self.rows, "strict": self.strict,
-                "bias": self.bias is not None, "scales": self.scale.numel()}
+        return {
+            "in_features": self.columns,
+            "out_features": self.rows,
+            "strict": self.strict,
+            "bias": self.bias is not None,
+            "scales": self.scale.numel(),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.binary_linear(x, self.threshold, self.strict, self.lanes, self.rows, self.scale, self.bias)

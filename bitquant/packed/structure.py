@@ -1,4 +1,4 @@
-"""What was rewritten in a model, as JSON, and the skeleton rebuilt from it: how a checkpoint finds its modules again."""
+"""What was rewritten in a model, as JSON, and the skeleton rebuilt from it, so that a checkpoint finds its modules."""
 
 from __future__ import annotations
 

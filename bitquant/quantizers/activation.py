@@ -22,8 +22,15 @@ class ElasticBinarizer(OptionalState):
     ``calibrate_``; count 0 means never calibrated).
     """
 
-    def __init__(self, levels: str, channels: int | None = None, *, smooth: bool = False, init: float = 2.0,
-                 device: torch.device | None = None):
+    def __init__(
+        self,
+        levels: str,
+        channels: int | None = None,
+        *,
+        smooth: bool = False,
+        init: float = 2.0,
+        device: torch.device | None = None,
+    ):
         super().__init__()
         self.levels, self.smooth, self.init = levels, smooth, init
         self.alpha = nn.Parameter(torch.ones((), device=device))
