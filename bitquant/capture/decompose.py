@@ -17,7 +17,8 @@ def _add_product(input, first, second, *, beta=1, alpha=1):
         product = product * alpha
     if beta == 0:  # as documented by torch: input is ignored, NaN included
         return product
-    return product + (input if beta == 1 else input * beta)
+    # under autocast the product alone decides the dtype
+    return product + (input if beta == 1 else input * beta).to(product.dtype)
 
 
 def _plan_einsum(equation: str, ndims: tuple[int, int]):
@@ -134,7 +135,7 @@ def _multi_head_attention(
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             scores = scores.masked_fill(attn_mask.logical_not(), float("-inf"))
         elif attn_mask is not None:
-            scores = scores + attn_mask
+            scores = scores + attn_mask.to(scores.dtype)
         weights = F.softmax(scores, dim=-1)
         if dropout_p > 0.0:
             weights = F.dropout(weights, p=dropout_p)

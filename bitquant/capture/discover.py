@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
@@ -20,7 +21,7 @@ from .functions import function_name
 from .intercept import PREFIX, Interceptor
 from .macs import MacCounter
 from .masks import is_padding_mask
-from .purity import restored
+from .purity import Attributes, restored
 from .sites import Discovery, Site
 
 _MODULE_FORWARDS = {
@@ -53,13 +54,13 @@ def bind(example_inputs) -> tuple[tuple, dict]:
 
 
 def run(model: nn.Module, example_inputs):
-    """Run the model in eval mode without gradients; modes, buffers and random state are restored.
+    """Run the model in eval mode without gradients; modes, attributes, buffers and random state are restored.
 
     Raises:
         CaptureError: where the model does not run on `example_inputs`.
     """
     args, kwargs = bind(example_inputs)
-    modes = [(module, module.training) for module in model.modules()]
+    attributes = [Attributes(module) for module in model.modules() if not isinstance(module, LazyModuleMixin)]
     try:
         model.eval()
         with torch.no_grad(), restored(model.buffers()):
@@ -67,8 +68,8 @@ def run(model: nn.Module, example_inputs):
     except Exception as error:
         raise CaptureError(f"the model does not run on example_inputs: {type(error).__name__}: {error}") from error
     finally:
-        for module, training in modes:
-            module.training = training
+        for saved in attributes:
+            saved.restore()
 
 
 def discover(model: nn.Module, example_inputs) -> Discovery:

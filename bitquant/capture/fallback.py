@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -56,6 +57,7 @@ class _InterceptedCall(Interceptor):
     def __init__(self, child):
         super().__init__()
         self.child = child
+        self.eps = 0.0  # of the coarsest dtype a product came in
 
     def concerns(self, func, args, kwargs) -> bool:
         """Whether a function may be a product or carry one on."""
@@ -67,7 +69,10 @@ class _InterceptedCall(Interceptor):
         return func(*args, **kwargs)
 
     def product(self, name, kind, func, args, kwargs):
-        return (self.child(name) or func)(*args, **kwargs)
+        out = (self.child(name) or func)(*args, **kwargs)
+        if torch.is_tensor(out) and out.is_floating_point():
+            self.eps = max(self.eps, torch.finfo(out.dtype).eps)
+        return out
 
     def attention(self, name, chain, value):
         child = self.child(name)

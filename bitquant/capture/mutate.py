@@ -22,12 +22,12 @@ def _reduce_ex(self, protocol):
 
 
 @cache
-def mutated_class(mixin: type, base: type, name: str | None = None) -> type:
+def mutated_class(mixin: type, base: type, name: str) -> type:
     """The subclass of (mixin, base); equal arguments give the same class."""
     # the fused encoder layers of torch read the weights themselves and would skip every mutated forward in eval mode
     torch.backends.mha.set_fastpath_enabled(False)
     body = {"_mixin": mixin, "_base": base, "__reduce_ex__": _reduce_ex, "__module__": base.__module__}
-    return type(name or f"Bit{base.__name__}", (mixin, base), body)
+    return type(name, (mixin, base), body)
 
 
 def mutate_class_(module: nn.Module, mixin: type, name: str | None = None) -> nn.Module:
@@ -46,11 +46,12 @@ def mutate_class_(module: nn.Module, mixin: type, name: str | None = None) -> nn
     cls = type(module)
     if parametrize.is_parametrized(module):
         # below the class torch made for this one module, so that `remove_parametrizations` still works
-        below = mutated_class(mixin, cls.__bases__[0], name)
+        base = cls.__bases__[0]
+        below = mutated_class(mixin, base, name or f"Bit{base.__name__}")
         body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__", "__doc__")}
         module.__class__ = type(f"Parametrized{below.__name__}", (below,), body)
     else:
-        module.__class__ = mutated_class(mixin, cls, name)
+        module.__class__ = mutated_class(mixin, cls, name or f"Bit{cls.__name__}")
     return module
 
 

@@ -15,6 +15,7 @@ from .errors import CaptureError, GuardFailed, TraceFailed
 from .fallback import Interception
 from .mutate import mutate_class_
 from .purity import context
+from .reference import kind_of
 from .rewrite import Rewritten, compare, rewrite, trial
 
 GRAPH_LIMIT = 16
@@ -27,8 +28,8 @@ class Capture:
     Args:
         children (dict[str, str]): name -> kind of every product that was given a child.
         left (list[str]): names of the products that were left in float on purpose.
-        path (str): "fx" or "fall-back".
-        reason (str | None): why it falls back.
+        path (str): "fx", "fall-back", or "float" where neither computes what the original does.
+        reason (str | None): why it is not "fx".
         graphs (dict): call key -> graphs, latest first.
         frozen (Rewritten | None): the one graph to run, whatever the call.
         last (Rewritten | None): the graph the last call ran.
@@ -71,7 +72,10 @@ class OwnerMixin:
                 return _dispatch(self, leaves, key, args, kwargs)
             except TraceFailed as error:
                 _fall_back(self, str(error), args, kwargs)
-        return _intercepted(self, args, kwargs)
+        if capture.path == "float":
+            return original_forward(self)(self, *args, **kwargs)
+        with Interception(self, self._modules.get):
+            return original_forward(self)(self, *args, **kwargs)
 
     def _apply(self, fn, recurse=True):
         self._capture.graphs.clear()  # dtypes and devices are constants of a graph
@@ -88,6 +92,13 @@ def make_owner_(module: nn.Module, capture: Capture) -> nn.Module:
     mutate_class_(module, OwnerMixin)
     module.__dict__["_capture"] = capture
     return module
+
+
+def unmake_owner_(module: nn.Module):
+    """Take the owner's forward and its children away."""
+    for name in module.__dict__.pop("_capture").children:
+        del module._modules[name]
+    module.__class__ = type(module)._base
 
 
 def _device(leaves) -> str:
@@ -134,17 +145,21 @@ def _warn_unwrapped(owner, names):
 
 
 def _fall_back(owner, reason, args, kwargs):
-    """Switch an owner to interception, once that is shown to compute what the original computes."""
-    owner._capture.path, owner._capture.reason = "fall-back", reason
-    owner._capture.graphs.clear()
+    """Switch an owner to interception where that is shown to compute what the original does, else to the original."""
+    capture, modes = owner._capture, []
+    capture.path, capture.reason = "fall-back", reason
+    capture.graphs.clear()
 
     def float_child(name):
-        return reference.FLOAT[reference.kind_of(name)] if name in owner._modules else None
+        return reference.FLOAT[kind_of(name)] if name in owner._modules else None
+
+    def with_float_children(module, *args, **kwargs):
+        modes.append(Interception(module, float_child))
+        with modes[-1]:
+            return original_forward(module)(module, *args, **kwargs)
 
     expected = trial(owner, original_forward(owner), args, kwargs)
-    compare(expected, trial(owner, lambda _, *a, **k: _intercepted(owner, a, k, float_child), args, kwargs))
-
-
-def _intercepted(owner, args, kwargs, child=None):
-    with Interception(owner, child or owner._modules.get):
-        return original_forward(owner)(owner, *args, **kwargs)
+    try:
+        compare(expected, trial(owner, with_float_children, args, kwargs), modes[0].call.eps)
+    except Exception as error:
+        capture.path, capture.reason = "float", f"{reason}; interception: {error}"

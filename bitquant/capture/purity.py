@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 
 import torch
 
 from .attention import version
 
 
+def global_random_state():
+    """State of Python's and NumPy's global generators, which a graph cannot record draws from."""
+    state = random.getstate()
+    if "numpy" in sys.modules:
+        generator = sys.modules["numpy"].random.get_state(legacy=False)["state"]
+        state += (generator["pos"], generator["key"].tobytes())
+    return state
+
+
+def _same(tensor):
+    return tensor
+
+
 @contextlib.contextmanager
 def restored(tensors):
-    """Undo in-place changes of `tensors` and all draws of random numbers on leaving."""
+    """Undo in-place changes of `tensors` and all draws of random numbers on leaving.
+
+    Hooks on saved tensors are off meanwhile: gradient checkpointing counts what a forward saves.
+    """
     saved = [(t, version(t), t.detach().clone()) for t in tensors]
     python, devices = random.getstate(), range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), torch.autograd.graph.saved_tensors_hooks(_same, _same):
             yield
     finally:
         random.setstate(python)

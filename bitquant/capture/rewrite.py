@@ -13,7 +13,7 @@ from .arguments import flatten
 from .errors import TraceFailed
 from .guards import is_guard
 from .intercept import PREFIX
-from .purity import Attributes, restored
+from .purity import Attributes, global_random_state, restored
 from .tracer import OwnerTracer
 
 
@@ -66,7 +66,10 @@ def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
     tracer = OwnerTracer(owner, forward, device)
     try:
         with restored(state):
+            before = global_random_state()
             graph = tracer.trace_call(args, kwargs)
+            if global_random_state() != before:
+                raise TraceFailed("forward draws from a random generator other than torch's")
     finally:
         attributes.restore()
     with restored(state):
@@ -75,7 +78,7 @@ def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
             got = _Check(owner, graph, tracer.fused).run(*leaves)
     if tracer.out_spec is not None:
         got = pytree.tree_unflatten(got, tracer.out_spec)
-    compare(expected, got)
+    compare(expected, got, autocast_eps(device))
     for _, chain in tracer.fused:
         _remove(graph, chain)
     return Rewritten.compile(graph, tracer.out_spec, tracer.unwrapped)
@@ -138,8 +141,13 @@ def _copied(structure):
     return pytree.tree_map(lambda x: memo.setdefault(id(x), copy(x)), structure)
 
 
-def compare(expected, got):
-    """Raise `TraceFailed` where two results differ by more than rounding."""
+def autocast_eps(device: str) -> float:
+    """Rounding of the autocast dtype, 0 outside of autocast."""
+    return torch.finfo(torch.get_autocast_dtype(device)).eps if torch.is_autocast_enabled(device) else 0.0
+
+
+def compare(expected, got, eps: float = 0.0):
+    """Raise `TraceFailed` where two results differ by more than rounding (of their dtype, or `eps` where larger)."""
     expected, got = pytree.tree_leaves(expected), pytree.tree_leaves(got)
     if len(expected) != len(got):
         raise TraceFailed("the graph returns another number of results than the original")
@@ -152,7 +160,7 @@ def compare(expected, got):
             if not torch.equal(a, b):
                 raise TraceFailed("the graph returns other integers than the original")
             continue
-        tolerance = 2000 * torch.finfo(a.dtype).eps
+        tolerance = max(2000 * torch.finfo(a.dtype).eps, 16 * eps)
         a, b = a.double(), b.double()
         if not torch.equal(a.isfinite(), b.isfinite()):
             raise TraceFailed("the graph returns other infinities or NaNs than the original")

@@ -8,7 +8,7 @@ from torch import nn
 
 from .discover import run
 from .errors import CaptureError
-from .owner import Capture, OwnerMixin, make_owner_
+from .owner import Capture, OwnerMixin, make_owner_, unmake_owner_
 from .sites import Discovery, Site
 
 
@@ -53,8 +53,10 @@ def wrap_owners_(model: nn.Module, discovery: Discovery, make_child, example_inp
     run(model, example_inputs)
     for site in wrapped:
         capture = model.get_submodule(site.owner)._capture
-        site.traced, site.reason = capture.path, capture.reason
-    return wrapped
+        site.traced, site.reason = None if capture.path == "float" else capture.path, capture.reason
+    for path in {site.owner for site in wrapped if site.traced is None}:
+        unmake_owner_(model.get_submodule(path))
+    return [site for site in wrapped if site.traced]
 
 
 def owners(model: nn.Module) -> dict[str, dict]:
