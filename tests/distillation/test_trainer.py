@@ -1,0 +1,136 @@
+"""Distillation: the loss falls, padding carries no loss, the same seed gives the same weights, errors say what is wrong."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import bitquant
+from bitquant.distillation.losses import hidden_loss, masked_error, output_loss, soft_cross_entropy
+from bitquant.distillation.optimizer import linear_schedule, parameter_groups
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(30, 16)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True) for _ in range(2)
+        )
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, ids, attention_mask=None):
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=None if attention_mask is None else ~attention_mask.bool())
+        return {"logits": self.head(x), "hidden": x}
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    teacher = Classifier().eval()
+    student = copy.deepcopy(teacher)
+    batches = [{"ids": torch.randint(30, (8, 12)), "attention_mask": torch.ones(8, 12).long()} for _ in range(4)]
+    bitquant.quantize_(student, "bit-plus", batches[0])
+    return student, teacher, batches
+
+
+def test_loss_falls_and_progress_is_told(pair):
+    student, teacher, batches = pair
+    seen = []
+    bitquant.distill(student, teacher, batches, steps=40, lr=5e-3, scale_lr=5e-3, progress=seen.append)
+    assert [s["step"] for s in seen] == list(range(1, 41))
+    assert sum(s["loss"] for s in seen[-5:]) < 0.7 * sum(s["loss"] for s in seen[:5])
+    assert set(seen[0]) == {"step", "steps", "loss", "flip_ratio", "tokens_per_s", "eta_s"}
+    assert 0 < seen[-1]["flip_ratio"] < 0.5 and seen[-1]["eta_s"] == 0
+    assert not student.training
+    bitquant.convert_(student)
+
+
+def test_teacher_is_untouched(pair):
+    student, teacher, batches = pair
+    before = copy.deepcopy(teacher.state_dict())
+    bitquant.distill(student, teacher, batches, steps=2)
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+    assert not teacher._forward_hooks and not teacher.layers[0]._forward_hooks
+
+
+def test_same_seed_same_weights(pair):
+    student, teacher, batches = pair
+    runs = []
+    for seed in (3, 3, 4):
+        run = copy.deepcopy(student)
+        bitquant.distill(run, teacher, batches, steps=3, seed=seed, dropout=True)
+        runs.append(run.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(runs[0].values(), runs[1].values(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(runs[0].values(), runs[2].values(), strict=True))
+
+
+def test_errors(pair):
+    student, teacher, batches = pair
+    with pytest.raises(ValueError, match="batches is empty"):
+        bitquant.distill(student, teacher, [], steps=1)
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        bitquant.distill(student, teacher, batches, steps=0)
+    with pytest.raises(ValueError, match="not quantized"):
+        bitquant.distill(teacher, teacher, batches, steps=1)
+    spent = iter(batches[:1])
+    with pytest.raises(ValueError, match="spent iterator"):
+        bitquant.distill(student, teacher, spent, steps=2)
+
+
+def test_infinite_loss_stops_before_the_step(pair):
+    student, teacher, batches = pair
+    nn.init.constant_(student.head.bias, float("inf"))
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(FloatingPointError, match="at step 1"):
+        bitquant.distill(student, teacher, batches, steps=2)
+    assert all(torch.equal(before[k], v) for k, v in student.state_dict().items())
+
+
+def test_padding_carries_no_loss():
+    torch.manual_seed(0)
+    teacher, student = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    garbage = student.clone()
+    garbage[0, 3:] = 1e6
+    for loss in (masked_error, soft_cross_entropy):
+        assert loss(student, teacher, mask) == loss(garbage, teacher, mask)
+        assert loss(teacher, teacher, mask).abs() < 1e-6
+    assert masked_error(torch.zeros_like(teacher), teacher, mask) == pytest.approx(1.0)
+
+
+def test_losses_by_hand():
+    student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 4.0]])
+    assert masked_error(student, teacher, None) == pytest.approx(5 / 20)
+    assert hidden_loss({"a": student, "b": teacher}, {"a": teacher, "b": teacher}, None) == pytest.approx(0.125)
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    expected = (p * (p.log() - q.log())).sum()
+    assert soft_cross_entropy(student, teacher, None) == pytest.approx(expected.item(), rel=1e-5)
+    both = output_loss({"logits": student, "x": student}, {"logits": teacher, "x": teacher, "y": teacher}, None)
+    assert both == pytest.approx((expected.item() + 0.25) / 2, rel=1e-5)
+    assert output_loss((student,), (teacher,), None) == pytest.approx(0.25)
+
+
+def test_parameter_groups(pair):
+    student, *_ = pair
+    weights, vectors, scales = parameter_groups(student, lr=1.0, scale_lr=2.0, weight_decay=0.1)
+    assert (weights["lr"], weights["weight_decay"], scales["lr"], scales["weight_decay"]) == (1.0, 0.1, 2.0, 0.0)
+    ids = {id(p) for group in (weights, vectors, scales) for p in group["params"]}
+    assert ids == {id(p) for p in student.parameters()}
+    assert id(student.layers[0].linear1.input_quantizer.alpha) in {id(p) for p in scales["params"]}
+    assert id(student.layers[0].linear1.input_quantizer.shift) in {id(p) for p in vectors["params"]}
+
+
+def test_schedule():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = linear_schedule(optimizer, steps=10, warmup=0.2)
+    rates = []
+    for _ in itertools.repeat(None, 10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:3] == [0.5, 1.0, 1.0] and rates[-1] == pytest.approx(0.125)
