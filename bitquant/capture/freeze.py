@@ -31,11 +31,11 @@ def freeze_(model: nn.Module, example_inputs) -> nn.Module:
     run(model, example_inputs)
     for path, module in rewritten.items():
         capture = module._capture
-        graphs = [graph for found in capture.graphs.values() for graph in found]
+        graphs = [(key, graph) for key, found in capture.graphs.items() for graph in found]
         if len(graphs) > 1:
             raise CaptureError(f"{path} needs {len(graphs)} graphs for one run and cannot be frozen")
-        if graphs:
-            capture.frozen = without_guards(graphs[0])
+        for (_, _, key), graph in graphs:
+            capture.frozen, capture.frozen_key = without_guards(graph), key
     return model
 
 

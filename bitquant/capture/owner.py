@@ -31,8 +31,7 @@ class Capture:
         path (str): "fx", "fall-back", or "float" where neither computes what the original does.
         reason (str | None): why it is not "fx".
         graphs (dict): call key -> graphs, latest first.
-        frozen (Rewritten | None): the one graph to run, whatever the call.
-        last (Rewritten | None): the graph the last call ran.
+        frozen (Rewritten | None): the one graph to run, for calls with `frozen_key`.
     """
 
     children: dict[str, str] = field(default_factory=dict)
@@ -41,11 +40,11 @@ class Capture:
     reason: str | None = None
     graphs: dict[tuple, list[Rewritten]] = field(default_factory=dict)
     frozen: Rewritten | None = None
-    last: Rewritten | None = None
+    frozen_key: tuple = ()
 
     def __deepcopy__(self, memo):
         graphs = {key: list(found) for key, found in self.graphs.items()}
-        return Capture(**copy.deepcopy(self.record()), graphs=graphs, frozen=self.frozen)
+        return Capture(**copy.deepcopy(self.record()), graphs=graphs, frozen=self.frozen, frozen_key=self.frozen_key)
 
     def record(self) -> dict:
         """The part that goes into a checkpoint, as plain data; graphs are traced again."""
@@ -64,7 +63,9 @@ class OwnerMixin:
     def forward(self, *args, **kwargs):
         capture = self._capture
         if capture.frozen is not None:
-            leaves, _ = flatten(args, kwargs)
+            leaves, key = flatten(args, kwargs)
+            if key != capture.frozen_key:
+                raise CaptureError(f"{type(self).__name__} is frozen for calls of another kind")
             return capture.frozen(self, leaves)
         if capture.path == "fx":
             try:
@@ -112,13 +113,10 @@ def _dispatch(owner, leaves, key, args, kwargs):
     found = capture.graphs.get(key, ())
     for graph in found:
         if not graph.guarded:
-            capture.last = graph
             return graph(owner, leaves)
         state = torch.get_rng_state() if owner.training else None
         try:
-            out = graph(owner, leaves)
-            capture.last = graph
-            return out
+            return graph(owner, leaves)
         except GuardFailed:
             if state is not None:  # what ran before the guard must not have drawn
                 torch.set_rng_state(state)
@@ -130,7 +128,6 @@ def _dispatch(owner, leaves, key, args, kwargs):
         graph = rewrite(owner, original_forward(owner), args, kwargs, device)
         _warn_unwrapped(owner, graph.unwrapped)
         capture.graphs[key] = [graph, *capture.graphs.get(key, ())]
-        capture.last = graph
     return graph(owner, leaves)
 
 
