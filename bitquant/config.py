@@ -11,6 +11,8 @@ from typing import Any
 FORMAT_VERSION = 1
 
 _CHOICES = {
+    "weight_bits": (1, 32),
+    "activation_bits": (1, 2, 4, 8, 32),
     "weight_scale": ("tensor", "row"),
     "weight_center": ("none", "tensor", "row"),
     "ste": ("window", "smooth"),
@@ -52,6 +54,8 @@ class QuantConfig:
 
     Args:
         name: the preset these values started from; kept for the report.
+        weight_bits: 1, or 32 for float weights.
+        activation_bits: 1, 2, 4, 8, or 32 for float activations; attention follows it.
         weight_scale: one weight scale per ``"tensor"`` or per output ``"row"`` (embeddings: always per row).
         weight_scale_learnable: train the scale as ``s_init * exp(r)``; otherwise it is ``mean|W|`` at every step.
         weight_center: mean subtracted before the sign: ``"none"``, of the whole ``"tensor"``, or of each ``"row"``.
@@ -60,7 +64,7 @@ class QuantConfig:
             threshold (BiT), ``"row-max"`` takes every key within a margin of the row's best score.
         attention_keep: for ``"row-max"``, a key is taken when its softmax weight is at least this share of the best.
         relu: replace GELU and SiLU by ReLU in the student, so that the next layer's input uses the {0, 1} set.
-        signed_init: initial scale of a signed input, in units of its mean magnitude.
+        signed_init: initial scale of a signed input, in units of its mean magnitude over the root of its highest level.
         embeddings: binarize token embedding tables.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
         modules_to_not_convert: modules left in float: exact name, a prefix or suffix of it at a dot, or ``"re:..."``.
@@ -72,6 +76,8 @@ class QuantConfig:
     """
 
     name: str = "bit-plus"
+    weight_bits: int = 1
+    activation_bits: int = 1
     weight_scale: str = "row"
     weight_scale_learnable: bool = True
     weight_center: str = "none"
@@ -90,7 +96,7 @@ class QuantConfig:
         object.__setattr__(self, "modules_to_not_convert", tuple(self.modules_to_not_convert))
         for key, allowed in _CHOICES.items():
             if getattr(self, key) not in allowed:
-                raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {getattr(self, key)!r}")
+                raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}; got {getattr(self, key)!r}")
         for key in ("weight_scale_learnable", "relu", "embeddings"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} must be true or false; got {getattr(self, key)!r}")

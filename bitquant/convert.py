@@ -23,11 +23,13 @@ def convert_(model: nn.Module) -> None:
     packed = {}
     for path, module in model.named_modules():
         try:
+            if isinstance(module, (BitLinear, BitEmbedding)) and module.weight_quantizer.bits != 1:
+                continue
             if isinstance(module, BitLinear):
                 packed[module] = PackedLinear.from_trained(module)
             elif isinstance(module, BitEmbedding):
                 packed[module] = PackedEmbedding.from_trained(module)
-            elif isinstance(module, BitAttention) and not module.score_bias:
+            elif isinstance(module, BitAttention) and module.in_integers:
                 packed[module] = PackedAttention.from_trained(module)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None

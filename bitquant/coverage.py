@@ -30,24 +30,22 @@ class Row:
 
     @property
     def binarized(self) -> bool:
-        return self.reason is None
+        """Whether its operands are 1 bit: weight and input of a layer, both inputs of a product."""
+        widths = [self.weight_bits] if self.kind == "embedding" else [self.weight_bits or 1, self.activation_bits]
+        return self.reason is None and max(widths) == 1
 
     @classmethod
-    def of(cls, site, reason: str | None) -> Row:
-        bits = 32 if reason else 1
-        weighted = site.role in ("weight", "parameter")
-        activation = 32 if site.kind == "embedding" else bits
-        return cls(
-            site.path,
-            site.kind,
-            site.role,
-            [list(s) for s in site.shapes],
-            site.macs,
-            site.traced,
-            reason,
-            bits if weighted else None,
-            activation,
-        )
+    def of(cls, site, config: QuantConfig | None, reason: str | None) -> Row:
+        """The row of a capture ``Site``: quantized by ``config``, or left in float for a ``reason``."""
+        row = cls(site.path, site.kind, site.role, [list(s) for s in site.shapes], site.macs, site.traced, reason)
+        row.set_bits(None if reason else config)
+        return row
+
+    def set_bits(self, config: QuantConfig | None) -> None:
+        """Note the widths of a configuration; None for float."""
+        weighted = self.role in ("weight", "parameter")
+        self.weight_bits = (config.weight_bits if config else 32) if weighted else None
+        self.activation_bits = config.activation_bits if config and self.kind != "embedding" else 32
 
 
 @dataclass
@@ -102,7 +100,7 @@ class Report:
 
     @property
     def left_in_float(self) -> list[Row]:
-        return [row for row in self.rows if not row.binarized]
+        return [row for row in self.rows if row.reason is not None]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -123,7 +121,7 @@ class Report:
                 row.macs,
                 f"{row.weight_bits or '-'}/{row.activation_bits}",
                 row.traced,
-                row.reason or "binarized",
+                row.reason or ("binarized" if row.binarized else "quantized"),
             ]
             for row in self.rows
         ]
@@ -152,4 +150,4 @@ def report(model: nn.Module, example_inputs: Any = None) -> Report:
 
     discovery = discover(model, example_inputs)
     plan = Plan(model, discovery, QuantConfig.preset("bit-plus"))
-    return Report([Row.of(site, plan.decide(site)[1]) for site in discovery.sites], discovery.total_macs)
+    return Report([Row.of(site, *plan.decide(site)) for site in discovery.sites], discovery.total_macs)

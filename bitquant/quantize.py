@@ -16,7 +16,7 @@ from bitquant.coverage import Record, Row
 from bitquant.inputs import padding_mask, run
 from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
 from bitquant.plan import UNSUPPORTED, Plan
-from bitquant.quantizers import ElasticBinarizer
+from bitquant.quantizers import ActivationQuantizer
 
 
 def quantize_(
@@ -46,23 +46,24 @@ def quantize_(
         replaced = []
     discovery = discover(model, example_inputs)
     plan = Plan(model, discovery, config)
-    rows: dict[str, Row] = {}
-
-    for site in discovery.sites:
-        if site.traced == "module":
-            chosen, reason = plan.decide(site)
-            reason = _binarize_module(model.get_submodule(site.path), site, chosen) if chosen else reason
-            rows[site.path] = Row.of(site, reason)
+    decided: dict[str, tuple[QuantConfig | None, str | None]] = {}
 
     def make_child(site: Site) -> nn.Module | None:
         chosen, reason = plan.decide(site)
-        child = _binary_product(model, site, chosen) if chosen else None
-        rows[site.path] = Row.of(site, reason if child is not None or reason else UNSUPPORTED)
+        child = _quantized_product(model, site, chosen) if chosen else None
+        decided[site.path] = (chosen, reason if child is not None else reason or UNSUPPORTED)
         return child
 
-    for site in wrap_owners_(model, discovery, make_child, example_inputs):
-        known = rows.get(site.path)
-        rows[site.path] = Row.of(site, known.reason if known else site.reason or UNSUPPORTED)
+    layers = [site for site in discovery.sites if site.traced == "module"]
+    for site in layers:
+        chosen, reason = plan.decide(site)
+        decided[site.path] = (
+            chosen,
+            _quantize_layer(model.get_submodule(site.path), site, chosen) if chosen else reason,
+        )
+    sites = layers + wrap_owners_(model, discovery, make_child, example_inputs)
+    out_of_reach = (None, UNSUPPORTED)
+    rows = {s.path: Row.of(s, *decided.get(s.path, (None, s.reason) if s.reason else out_of_reach)) for s in sites}
     model._bitquant = Record(config, _in_call_order(rows, discovery), discovery.total_macs, plan.blocks, replaced)
     calibrate_(model, [example_inputs])
 
@@ -84,7 +85,7 @@ def _resolve(config) -> QuantConfig:
     return QuantConfig.preset(config) if isinstance(config, str) else QuantConfig.from_dict(dict(config))
 
 
-def _binarize_module(module: nn.Module, site: Site, config: QuantConfig) -> str | None:
+def _quantize_layer(module: nn.Module, site: Site, config: QuantConfig) -> str | None:
     """Mutate one layer; returns why not when this use of it has no 1-bit form."""
     if site.kind == "linear" and isinstance(module, nn.Linear):
         mutate_class_(module, BitLinear)
@@ -97,8 +98,8 @@ def _binarize_module(module: nn.Module, site: Site, config: QuantConfig) -> str 
     return UNSUPPORTED
 
 
-def _binary_product(model: nn.Module, site: Site, config: QuantConfig) -> nn.Module | None:
-    """The trainable child for one product of two activations; None when there is no 1-bit form."""
+def _quantized_product(model: nn.Module, site: Site, config: QuantConfig) -> nn.Module | None:
+    """The trainable child for one product of two activations; None when there is no quantized form."""
     device = next((p.device for p in model.parameters()), None)
     if site.kind == "attention":
         return BitAttention(config, site.shapes[0][-1], score_bias=site.score_bias, device=device)
@@ -118,7 +119,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
         batches: inputs as for ``example_inputs``. In a dict, a boolean or 0/1 ``attention_mask`` (batch, time) keeps
             padding out of the statistics.
     """
-    quantizers = [m for m in model.modules() if isinstance(m, ElasticBinarizer)]
+    quantizers = [m for m in model.modules() if isinstance(m, ActivationQuantizer)]
     training = {m: m.training for m in model.modules()}
     model.eval()
     try:
@@ -131,7 +132,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
 
 
 @contextmanager
-def _observing(quantizers: list[ElasticBinarizer], valid: Tensor | None):
+def _observing(quantizers: list[ActivationQuantizer], valid: Tensor | None):
     for quantizer in quantizers:
         quantizer.observing, quantizer.valid = True, valid
     try:

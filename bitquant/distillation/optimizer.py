@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bitquant.quantizers import ElasticBinarizer
+from bitquant.quantizers import ActivationQuantizer
 
 SCALE_NAMES = ("alpha", "log_ratio", "log_gain")
 
 
 def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_decay: float) -> list[dict]:
     """Latent weights (decayed); biases, norms and shifts (not decayed); quantizer scales (own rate, not decayed)."""
-    shifts = {id(m.shift) for m in student.modules() if isinstance(m, ElasticBinarizer) and m.shift is not None}
+    shifts = {id(m.shift) for m in student.modules() if isinstance(m, ActivationQuantizer) and m.shift is not None}
     groups = {
         "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},
         "vectors": {"params": [], "lr": lr, "weight_decay": 0.0},

@@ -115,7 +115,7 @@ class _Meter:
         self.steps, self.tokens, self.flip_ratio, self.start = steps, 0, 0.0, time.perf_counter()
 
     def _signs(self) -> list[Tensor]:
-        return [layer.weight_quantizer.bits(layer.weight) for layer in self.layers]
+        return [layer.weight_quantizer.signs(layer.weight) for layer in self.layers]
 
     def update(self, step: int, loss: float, tokens: int) -> dict[str, float]:
         if step % FLIP_EVERY == 0:

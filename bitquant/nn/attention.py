@@ -8,8 +8,8 @@ from torch import Tensor
 from bitquant.config import QuantConfig
 from bitquant.nn.linear import exact, scaled
 from bitquant.nn.mask import keep_mask, masked_softmax
-from bitquant.nn.selection import selection
-from bitquant.quantizers import ElasticBinarizer, OptionalState
+from bitquant.nn.selection import at_bits, selection
+from bitquant.quantizers import ActivationQuantizer, OptionalState
 
 
 class BitAttention(OptionalState):
@@ -18,6 +18,8 @@ class BitAttention(OptionalState):
     The signs of query (..., Tq, d) and key (..., Tk, d) give integer scores in {-d..d}; a rule on integers selects
     the keys of each query; the signs of value (..., Tk, dv) are summed over the selected keys. With a float bias added
     to the scores (``score_bias``) the selection compares the float softmax instead.
+
+    At 2, 4, 8 and 32 bits the probabilities of a float softmax are quantized, between two integer products.
 
     Args:
         config: ``attention`` chooses the rule, ``"row-max"`` (bit-plus) or ``"table"`` (bit-ref).
@@ -29,13 +31,29 @@ class BitAttention(OptionalState):
         self, config: QuantConfig, head_dim: int, *, score_bias: bool = False, device: torch.device | None = None
     ):
         super().__init__()
-        signed = {"smooth": config.ste == "smooth", "init": config.signed_init, "device": device}
-        self.query = ElasticBinarizer("signed", **signed)
-        self.key = ElasticBinarizer("signed", **signed)
-        self.value = ElasticBinarizer("signed", **signed)
+        signed = {
+            "bits": config.activation_bits,
+            "smooth": config.ste == "smooth",
+            "init": config.signed_init,
+            "device": device,
+        }
+        self.query = ActivationQuantizer("signed", **signed)
+        self.key = ActivationQuantizer("signed", **signed)
+        self.value = ActivationQuantizer("signed", **signed)
         self.selection = selection(config, device=device)
         self.rule, self.head_dim, self.score_bias = config.attention, head_dim, score_bias
         self.register_buffer("score_scale", torch.tensor(head_dim**-0.5, dtype=torch.float64, device=device))
+
+    @property
+    def in_integers(self) -> bool:
+        """Whether no float but the final scale is involved, so that the layer can be packed."""
+        return self.query.bits == 1 and not self.score_bias
+
+    def set_bits(self, config: QuantConfig) -> None:
+        """Change the width in place to the configuration's."""
+        for quantizer in (self.query, self.key, self.value):
+            quantizer.set_bits(config.activation_bits)
+        self.selection = at_bits(self.selection, config)
 
     def spec(self) -> dict:
         """JSON-able arguments that build this layer's skeleton, beside the configuration."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bitquant.config import QuantConfig
 from bitquant.nn.linear import WeightLoading
-from bitquant.quantizers.weight import WeightBinarizer, WeightLevels, weight_mean
+from bitquant.quantizers.weight import FLOAT_BITS, WeightLevels, WeightQuantizer, weight_mean
 
 
 class BitEmbedding(WeightLoading):
@@ -18,9 +18,17 @@ class BitEmbedding(WeightLoading):
 
     def add_quantizers(self, config: QuantConfig) -> None:
         """Called once after the class was mixed in. Scales are per row whatever the configuration says for linears."""
-        self.weight_quantizer = WeightBinarizer(
-            self.weight, granularity="row", learnable=config.weight_scale_learnable, center=config.weight_center
+        self.weight_quantizer = WeightQuantizer(
+            self.weight,
+            granularity="row",
+            learnable=config.weight_scale_learnable,
+            center=config.weight_center,
+            bits=config.weight_bits,
         )
+
+    def set_bits(self, config: QuantConfig) -> None:
+        """Change the width in place to the configuration's."""
+        self.weight_quantizer.bits = config.weight_bits
 
     def spec(self) -> dict:
         """JSON-able arguments of ``add_quantizers``: none."""
@@ -28,6 +36,8 @@ class BitEmbedding(WeightLoading):
 
     def forward(self, indices: Tensor) -> Tensor:
         quantizer, scale = self.weight_quantizer, self.weight_quantizer.scale(self.weight)
+        if quantizer.bits == FLOAT_BITS:
+            return F.embedding(indices, self.weight, self.padding_idx)
         mean = weight_mean(self.weight.detach(), quantizer.center)  # of the whole table, as it is packed
         rows = F.embedding(indices, self.weight, self.padding_idx).float()
         row_mean = F.embedding(indices, mean) if quantizer.center == "row" else mean

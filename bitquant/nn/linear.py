@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitquant.config import QuantConfig
-from bitquant.quantizers import ElasticBinarizer, WeightBinarizer
+from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
 
 
 def scaled(product: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -24,7 +24,7 @@ def exact(x: Tensor) -> torch.autocast:
 class WeightLoading(nn.Module):
     """Loading a float checkpoint into a student: the learnable weight scale starts again from the loaded weight."""
 
-    weight_quantizer: WeightBinarizer
+    weight_quantizer: WeightQuantizer
     weight: Tensor
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
@@ -41,22 +41,33 @@ class BitLinear(WeightLoading):
     ``input_quantizer.*`` and ``weight_quantizer.*``.
     """
 
-    input_quantizer: ElasticBinarizer
+    input_quantizer: ActivationQuantizer
 
     def add_quantizers(self, config: QuantConfig, *, nonnegative: bool) -> None:
         """Called once after the class was mixed in; ``nonnegative``: the input provably never is below 0."""
         device = self.weight.device
         levels = "unit" if nonnegative else "signed"
         init = 4.0 if nonnegative else config.signed_init
-        self.input_quantizer = ElasticBinarizer(
-            levels, self.weight.shape[1], smooth=config.ste == "smooth", init=init, device=device
+        self.input_quantizer = ActivationQuantizer(
+            levels,
+            self.weight.shape[1],
+            bits=config.activation_bits,
+            smooth=config.ste == "smooth",
+            init=init,
+            device=device,
         )
-        self.weight_quantizer = WeightBinarizer(
+        self.weight_quantizer = WeightQuantizer(
             self.weight,
             granularity=config.weight_scale,
             learnable=config.weight_scale_learnable,
             center=config.weight_center,
+            bits=config.weight_bits,
         )
+
+    def set_bits(self, config: QuantConfig) -> None:
+        """Change both widths in place to the configuration's."""
+        self.weight_quantizer.bits = config.weight_bits
+        self.input_quantizer.set_bits(config.activation_bits)
 
     def spec(self) -> dict:
         """JSON-able arguments of ``add_quantizers``."""

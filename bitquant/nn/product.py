@@ -7,14 +7,17 @@ from torch import Tensor, nn
 
 from bitquant.config import QuantConfig
 from bitquant.nn.linear import exact, scaled
-from bitquant.nn.selection import selection
-from bitquant.quantizers import ElasticBinarizer
+from bitquant.nn.selection import at_bits, selection
+from bitquant.quantizers import ActivationQuantizer
 
 
-def _operand(config: QuantConfig, nonnegative: bool, device) -> ElasticBinarizer:
+def _operand(config: QuantConfig, nonnegative: bool, device) -> ActivationQuantizer:
     if nonnegative:
-        return ElasticBinarizer("unit", init=4.0, device=device)
-    return ElasticBinarizer("signed", smooth=config.ste == "smooth", init=config.signed_init, device=device)
+        return ActivationQuantizer("unit", bits=config.activation_bits, init=4.0, device=device)
+    smooth = config.ste == "smooth"
+    return ActivationQuantizer(
+        "signed", bits=config.activation_bits, smooth=smooth, init=config.signed_init, device=device
+    )
 
 
 class BitMatmul(nn.Module):
@@ -36,6 +39,14 @@ class BitMatmul(nn.Module):
         self.nonnegative, self.probability = nonnegative, probability
         self.left = selection(config, device=device) if probability else _operand(config, nonnegative[0], device)
         self.right = _operand(config, nonnegative[1], device)
+
+    def set_bits(self, config: QuantConfig) -> None:
+        """Change the width in place to the configuration's."""
+        self.right.set_bits(config.activation_bits)
+        if self.probability:
+            self.left = at_bits(self.left, config)
+        else:
+            self.left.set_bits(config.activation_bits)
 
     def spec(self) -> dict:
         """JSON-able arguments that build this layer's skeleton, beside the configuration."""
@@ -64,6 +75,11 @@ class BitEinsum(nn.Module):
         super().__init__()
         self.nonnegative = nonnegative
         self.left, self.right = (_operand(config, positive, device) for positive in nonnegative)
+
+    def set_bits(self, config: QuantConfig) -> None:
+        """Change the width in place to the configuration's."""
+        for operand in (self.left, self.right):
+            operand.set_bits(config.activation_bits)
 
     def spec(self) -> dict:
         """JSON-able arguments that build this layer's skeleton, beside the configuration."""

@@ -1,6 +1,6 @@
 """Which keys a query takes: the two rules of binary attention, on integers where possible (DESIGN contract 4).
 
-The forward decides by the integer rule of ``bitquant.ops.naive``; the gradient goes through the float softmax.
+The forward decides by the integer rules of ``bitquant.ops.rules``; the gradient goes through the float softmax.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitquant.config import QuantConfig
 from bitquant.nn.mask import masked_softmax
 from bitquant.ops.rules import row_max_margin, softmax_table, taken_by_row_max, taken_by_table, threshold_ratio
-from bitquant.quantizers import ElasticBinarizer, OptionalState, unit_levels
+from bitquant.quantizers import ActivationQuantizer, OptionalState, unit_levels
 
 
 @dataclass
@@ -89,13 +89,29 @@ class RowMaxSelection(OptionalState):
         return taken.sum(-1, keepdim=True).clamp(min=1).float()
 
 
-class TableSelection(OptionalState):
-    """bit-ref: every key whose softmax weight exceeds ``alpha / 2``, the softmax taken from an integer table, so that
-    the decision is equal on every backend; the sum over them, times the learnt ``alpha``."""
+class ProbabilityLevels(OptionalState):
+    """The float softmax quantized to levels times a learnt ``alpha``: at 2, 4 and 8 bits, around a float bias at 1 bit
+    too, and passed through at 32."""
 
     def __init__(self, config: QuantConfig, *, device: torch.device | None = None):
         super().__init__()
-        self.probability = ElasticBinarizer("unit", init=4.0, device=device)
+        self.probability = ActivationQuantizer("unit", bits=config.activation_bits, init=4.0, device=device)
+
+    def from_scores(
+        self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None, dropout_p: float
+    ) -> Selected:
+        """scores: products of levels as fp32 (..., Tq, Tk)."""
+        return self.from_probability(masked_softmax(scores * temperature, keep), keep, dropout_p)
+
+    def from_probability(self, probability: Tensor, keep: Tensor | None, dropout_p: float) -> Selected:
+        probability = F.dropout(probability, dropout_p) if dropout_p else probability
+        levels, alpha = self.probability(probability)
+        return Selected(levels if keep is None else levels * keep, alpha)
+
+
+class TableSelection(ProbabilityLevels):
+    """bit-ref: every key whose softmax weight exceeds ``alpha / 2``, the softmax taken from an integer table, so that
+    the decision is equal on every backend; the sum over them, times the learnt ``alpha``."""
 
     def table(self, temperature: Tensor, head_dim: int) -> Tensor:
         """int64 [head_dim + 1]: exponentials below the row's best score, 12 fraction bits."""
@@ -119,13 +135,19 @@ class TableSelection(OptionalState):
             return Selected(taken.to(scores.dtype), alpha)
         return Selected(unit_levels(probability, alpha.new_zeros(()), alpha, taken), alpha)
 
-    def from_probability(self, probability: Tensor, keep: Tensor | None, dropout_p: float) -> Selected:
-        probability = F.dropout(probability, dropout_p) if dropout_p else probability
-        levels, alpha = self.probability(probability)
-        return Selected(levels if keep is None else levels * keep, alpha)
-
 
 def selection(config: QuantConfig, *, device: torch.device | None = None) -> nn.Module:
-    """The selection rule named by ``config.attention``."""
+    """The rule of the configuration: by its ``attention`` at 1 bit, by the quantized softmax at more."""
+    if config.activation_bits > 1:
+        return ProbabilityLevels(config, device=device)
     rules = {"row-max": RowMaxSelection, "table": TableSelection}
     return rules[config.attention](config, device=device)
+
+
+def at_bits(current: nn.Module, config: QuantConfig) -> nn.Module:
+    """The rule for the width of ``config``, with what ``current`` has learnt or observed of the probabilities."""
+    changed = selection(config, device=next(current.parameters()).device)
+    if isinstance(current, ProbabilityLevels) and isinstance(changed, ProbabilityLevels):
+        changed.probability = current.probability
+        changed.probability.set_bits(config.activation_bits)
+    return current if type(current) is type(changed) else changed

@@ -28,7 +28,7 @@ class PackedEmbedding(nn.Module):
         scale = layer.weight_quantizer.scale(layer.weight)
         positive(scale)
         packed = cls(layer.num_embeddings, layer.embedding_dim, device=layer.weight.device)
-        packed.weight_packed.copy_(packing.pack_bits(layer.weight_quantizer.bits(layer.weight)))
+        packed.weight_packed.copy_(packing.pack_bits(layer.weight_quantizer.signs(layer.weight)))
         packed.scale.copy_(scale)
         return packed
 

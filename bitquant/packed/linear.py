@@ -52,7 +52,7 @@ class PackedLinear(PackedWeight):
             scales=scale.numel(),
             device=weight.device,
         )
-        packed.pack(layer.weight_quantizer.bits(weight))
+        packed.pack(layer.weight_quantizer.signs(weight))
         packed.threshold.copy_(quantizer.threshold())
         packed.scale.copy_(scale)
         if layer.bias is not None:

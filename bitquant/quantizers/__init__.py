@@ -1,8 +1,18 @@
-"""Elastic binarization {-1, +1} and {0, 1}, and weight binarizers: pure functions and thin modules."""
+"""Elastic binarization {-1, +1} and {0, 1}, k-bit levels, and weight quantizers: pure functions and thin modules."""
 
-from .activation import ElasticBinarizer
+from .activation import ActivationQuantizer
 from .elastic import effective_scale, signed_levels, unit_levels
+from .integer import integer_levels, level_range
 from .state import OptionalState
-from .weight import WeightBinarizer
+from .weight import WeightQuantizer
 
-__all__ = ["ElasticBinarizer", "OptionalState", "WeightBinarizer", "effective_scale", "signed_levels", "unit_levels"]
+__all__ = [
+    "ActivationQuantizer",
+    "OptionalState",
+    "WeightQuantizer",
+    "effective_scale",
+    "integer_levels",
+    "level_range",
+    "signed_levels",
+    "unit_levels",
+]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .state import OptionalState
 
 SCALE_FLOOR = 1e-8
+FLOAT_BITS = 32
 
 
 class WeightLevels(torch.autograd.Function):
@@ -41,7 +42,7 @@ def mean_magnitude(weight: Tensor, granularity: str) -> Tensor:
     return mean.float().clamp(min=SCALE_FLOOR)
 
 
-class WeightBinarizer(OptionalState):
+class WeightQuantizer(OptionalState):
     """Binarizes a weight of shape (rows, ...) to levels {-1, +1} and a positive scale per tensor or per row.
 
     Args:
@@ -50,11 +51,12 @@ class WeightBinarizer(OptionalState):
         learnable: ``s = s_init * exp(r)`` with ``r`` trained; otherwise ``mean|W|`` anew at every step, a constant in
             the gradient.
         center: ``"none"``, ``"tensor"`` or ``"row"``.
+        bits: 1, or 32, which passes the float weight through with scale 1.
     """
 
-    def __init__(self, weight: Tensor, *, granularity: str, learnable: bool, center: str):
+    def __init__(self, weight: Tensor, *, granularity: str, learnable: bool, center: str, bits: int = 1):
         super().__init__()
-        self.granularity, self.learnable, self.center = granularity, learnable, center
+        self.granularity, self.learnable, self.center, self.bits = granularity, learnable, center, bits
         if learnable:
             scale = mean_magnitude(weight.detach(), granularity)
             self.register_buffer("scale_init", scale)
@@ -62,6 +64,8 @@ class WeightBinarizer(OptionalState):
 
     def scale(self, weight: Tensor) -> Tensor:
         """fp32 [1] or [rows], positive."""
+        if self.bits == FLOAT_BITS:
+            return weight.new_ones(1, dtype=torch.float32)
         if self.learnable:
             return self.scale_init * torch.exp(self.log_ratio)
         return mean_magnitude(weight.detach(), self.granularity)
@@ -70,11 +74,13 @@ class WeightBinarizer(OptionalState):
         """weight (rows, ...) -> (levels fp32 of that shape, scale fp32 [1] or [rows])."""
         weight = weight.float()
         scale = self.scale(weight)
+        if self.bits == FLOAT_BITS:
+            return weight, scale
         spread = scale.detach().view(-1, *[1] * (weight.ndim - 1))
         return WeightLevels.apply(weight, weight_mean(weight.detach(), self.center), spread), scale
 
     @torch.no_grad()
-    def bits(self, weight: Tensor) -> Tensor:
+    def signs(self, weight: Tensor) -> Tensor:
         """bool of weight's shape: what is packed."""
         weight = weight.float()
         return weight >= weight_mean(weight, self.center)
@@ -87,4 +93,4 @@ class WeightBinarizer(OptionalState):
             self.log_ratio.zero_()
 
     def extra_repr(self) -> str:
-        return f"{self.granularity}, learnable={self.learnable}, center={self.center}"
+        return f"bits={self.bits}, {self.granularity}, learnable={self.learnable}, center={self.center}"

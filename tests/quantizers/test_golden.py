@@ -5,25 +5,44 @@ import torch
 
 from bitquant import QuantConfig
 from bitquant.nn import BitLinear
-from bitquant.quantizers import ElasticBinarizer
+from bitquant.quantizers import ActivationQuantizer
 
 X = [-1.5, -0.4, 0.0, 0.3, 0.9, 2.0]
 P = [0.0, 0.05, 0.1, 0.25, 0.5, 1.2]
 G = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
 
-# levels, input, initial scale (None: calibrated on the input), expected scale, y, dL/dx, dL/dalpha
+# levels (and width), input, initial scale (None: calibrated on the input), expected scale, y, dL/dx, dL/dalpha
 CASES = {
     "signed-auto": ("signed", X, None, 1.7, [-1.7, -1.7, 1.7, 1.7, 1.7, 1.7], [1, 2, 3, 4, 5, 0], 6.123724),
     "signed-half": ("signed", X, 0.5, 0.5, [-0.5, -0.5, 0.5, 0.5, 0.5, 0.5], [0, 2, 3, 4, 0, 0], 6.123724),
     "unit-auto": ("unit", P, None, 1.4, [0, 0, 0, 0, 0, 1.4], [1, 2, 3, 4, 5, 6], -0.787336),
     "unit-half": ("unit", P, 0.5, 0.5, [0, 0, 0, 0, 0.5, 0.5], [1, 2, 3, 4, 5, 0], 1.306394),
+    "signed-2": ("signed 2", X, 0.5, 0.5, [-1, -0.5, 0, 0.5, 0.5, 0.5], [0, 2, 3, 4, 0, 0], 4.164133),
+    "signed-4": ("signed 4", X, 0.5, 0.5, [-1.5, -0.5, 0, 0.5, 1, 2], [1, 2, 3, 4, 5, 6], 0.339467),
+    "unit-2": ("unit 2", P, 0.5, 0.5, [0, 0, 0, 0, 0.5, 1], [1, 2, 3, 4, 5, 6], -1.225652),
+    "unit-4": ("unit 4", P, 0.5, 0.5, [0, 0, 0, 0, 0.5, 1], [1, 2, 3, 4, 5, 6], -0.548128),
 }
+STARTS = {
+    "signed": (X, {1: 1.7, 2: 1.7, 4: 0.642540, 8: 0.150851}),
+    "unit": (P, {1: 1.4, 2: 0.808290, 4: 0.361478, 8: 0.087671}),
+}
+
+
+@pytest.mark.parametrize("levels", STARTS)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_initial_scale(levels, bits):
+    values, expected = STARTS[levels]
+    quantizer = ActivationQuantizer(levels, bits=bits, init=2.0 if levels == "signed" else 4.0)
+    quantizer.observing = True
+    quantizer(torch.tensor(values))
+    assert quantizer.alpha.item() == pytest.approx(expected[bits], abs=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_activation(case):
-    levels, values, alpha, expected_alpha, y, dx, dalpha = CASES[case]
-    quantizer = ElasticBinarizer(levels, init=2.0 if levels == "signed" else 4.0)
+    kind, values, alpha, expected_alpha, y, dx, dalpha = CASES[case]
+    levels, _, bits = kind.partition(" ")
+    quantizer = ActivationQuantizer(levels, bits=int(bits or 1), init=2.0 if levels == "signed" else 4.0)
     x = torch.tensor(values, requires_grad=True)
     if alpha is None:
         quantizer.observing = True

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from bitquant.quantizers import ElasticBinarizer, WeightBinarizer
+from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
 
 
 def made(levels, channels, smooth=False):
     torch.manual_seed(1)
-    quantizer = ElasticBinarizer(levels, channels, smooth=smooth)
+    quantizer = ActivationQuantizer(levels, channels, smooth=smooth)
     torch.nn.init.constant_(quantizer.alpha, 0.7)
     torch.nn.init.normal_(quantizer.shift, std=0.3)
     x = torch.randn(5, 9, channels, requires_grad=True)
@@ -52,22 +52,22 @@ def test_thresholds_are_what_the_forward_compares():
         level, _ = quantizer(probe)
         bits = probe >= threshold if levels == "signed" else probe > threshold
         assert torch.equal(level > 0, bits)
-    assert torch.equal(ElasticBinarizer("signed")(torch.tensor([0.0, -0.0]))[0], torch.ones(2))
+    assert torch.equal(ActivationQuantizer("signed")(torch.tensor([0.0, -0.0]))[0], torch.ones(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_upcast(dtype):
-    level, _ = ElasticBinarizer("signed", 4)(torch.randn(3, 4, dtype=dtype))
+    level, _ = ActivationQuantizer("signed", 4)(torch.randn(3, 4, dtype=dtype))
     assert level.dtype == torch.float32
 
 
 def test_nan_raises():
     with pytest.raises(RuntimeError, match="NaN reached a binarizer"):
-        ElasticBinarizer("signed", 2)(torch.tensor([[1.0, float("nan")]]))
+        ActivationQuantizer("signed", 2)(torch.tensor([[1.0, float("nan")]]))
 
 
 def test_scale_floor_keeps_its_gradient():
-    quantizer = ElasticBinarizer("signed")
+    quantizer = ActivationQuantizer("signed")
     torch.nn.init.constant_(quantizer.alpha, -1.0)
     level, alpha = quantizer(torch.tensor([1.0]))
     (level * alpha).sum().backward()
@@ -81,13 +81,13 @@ def test_scale_floor_keeps_its_gradient():
 def test_weight(granularity, center, learnable):
     torch.manual_seed(0)
     weight = torch.randn(6, 11, requires_grad=True)
-    quantizer = WeightBinarizer(weight, granularity=granularity, learnable=learnable, center=center)
+    quantizer = WeightQuantizer(weight, granularity=granularity, learnable=learnable, center=center)
     level, scale = quantizer(weight)
     mean = {"none": 0.0, "tensor": weight.mean(), "row": weight.mean(1, keepdim=True)}[center]
     expected = weight.abs().mean().view(1) if granularity == "tensor" else weight.abs().mean(1)
     torch.testing.assert_close(scale, expected)
     assert torch.equal(level, torch.where(weight >= mean, 1.0, -1.0))
-    assert torch.equal(level > 0, quantizer.bits(weight))
+    assert torch.equal(level > 0, quantizer.signs(weight))
     grad = torch.randn(6, 11)
     (level * scale.view(-1, 1)).backward(grad)
     torch.testing.assert_close(weight.grad, grad)  # straight through, unclipped, the scale a constant
@@ -97,11 +97,11 @@ def test_weight(granularity, center, learnable):
 
 
 def test_zero_row_has_a_positive_scale():
-    assert (WeightBinarizer(torch.zeros(2, 3), granularity="row", learnable=True, center="none").scale_init > 0).all()
+    assert (WeightQuantizer(torch.zeros(2, 3), granularity="row", learnable=True, center="none").scale_init > 0).all()
 
 
 def test_calibration_ignores_padding():
-    quantizer = ElasticBinarizer("signed", 3)
+    quantizer = ActivationQuantizer("signed", 3)
     x = torch.ones(2, 4, 3)
     x[1, 2:] = 100.0
     quantizer.observing, quantizer.valid = True, torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)

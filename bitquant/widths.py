@@ -1,0 +1,58 @@
+"""Widths of weights and activations: ``w1a8`` and its kind, chains of them, and changing a student's in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from torch import nn
+
+from bitquant.coverage import record_of
+
+CHAINS = {"bit": "w1a2,w1a1"}  # BiT: from the float model by W1A2 to W1A1 (bit.md 5.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Widths:
+    """Bits of weights (1 or 32) and activations (1, 2, 4, 8 or 32); ``str()`` gives ``w1a8``."""
+
+    weight_bits: int
+    activation_bits: int
+
+    def __str__(self) -> str:
+        return f"w{self.weight_bits}a{self.activation_bits}"
+
+
+def parse_widths(text: str) -> Widths:
+    """``"w1a8"`` -> Widths(1, 8). ValueError for anything else."""
+    match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+    widths = Widths(int(match[1]), int(match[2])) if match else None
+    if widths is None or widths.weight_bits not in (1, 32) or widths.activation_bits not in (1, 2, 4, 8, 32):
+        raise ValueError(f"{text!r} is no width: use w1 or w32 and a1, a2, a4, a8 or a32, as in w1a8")
+    return widths
+
+
+def parse_chain(text: str) -> list[Widths]:
+    """``"w1a8,w1a4,w1a1"``, or the name of a chain in ``CHAINS`` -> the widths of each stage."""
+    return [parse_widths(part) for part in CHAINS.get(text, text).split(",")]
+
+
+def widths_of(model: nn.Module) -> Widths:
+    """The widths a student is configured for (rules of single modules apart)."""
+    config = record_of(model).config
+    return Widths(config.weight_bits, config.activation_bits)
+
+
+def set_widths_(model: nn.Module, widths: Widths) -> None:
+    """Change the widths of a student in place; latent weights, shifts and scales are inherited.
+
+    Modules whose width a rule of the configuration fixes keep it. ValueError when the model is not a student.
+    """
+    record = record_of(model)
+    record.config = dataclasses.replace(record.config, **dataclasses.asdict(widths))
+    rows = {row.path: row for row in record.rows}
+    for path, module in model.named_modules():
+        if hasattr(module, "set_bits") and path in rows:
+            config = record.config.for_module(path)
+            module.set_bits(config)
+            rows[path].set_bits(config)
