@@ -54,27 +54,21 @@ def quantize_(
         decided[site.path] = (chosen, reason if child is not None else reason or UNSUPPORTED)
         return child
 
-    layers = [site for site in discovery.sites if site.traced == "module"]
-    for site in layers:
-        chosen, reason = plan.decide(site)
-        decided[site.path] = (
-            chosen,
-            _quantize_layer(model.get_submodule(site.path), site, chosen) if chosen else reason,
-        )
-    sites = layers + wrap_owners_(model, discovery, make_child, example_inputs)
-    out_of_reach = (None, UNSUPPORTED)
-    rows = {s.path: Row.of(s, *decided.get(s.path, (None, s.reason) if s.reason else out_of_reach)) for s in sites}
-    model._bitquant = Record(config, _in_call_order(rows, discovery), discovery.total_macs, plan.blocks, replaced)
+    for site in discovery.sites:
+        if site.traced == "module":
+            chosen, reason = plan.decide(site)
+            layer = model.get_submodule(site.path)
+            decided[site.path] = (chosen, _quantize_layer(layer, site, chosen) if chosen else reason)
+    wrap_owners_(model, discovery, make_child, example_inputs)
+    rows = [_row(site, *decided.get(site.path, (None, site.reason))) for site in discovery.sites]
+    model._bitquant = Record(config, rows, discovery.total_macs, plan.blocks, replaced)
     calibrate_(model, [example_inputs])
 
 
-def _in_call_order(rows: dict[str, Row], discovery: Discovery) -> list[Row]:
-    """Rows as the model runs them: what was fused into one child stands where its owner's first product stood."""
-    first: dict[str, int] = {}
-    for index, site in enumerate(discovery.sites):
-        first.setdefault(site.path, index)
-        first.setdefault(site.owner + ".*", index)
-    return sorted(rows.values(), key=lambda row: first.get(row.path, first.get(row.path.rpartition(".")[0] + ".*", 0)))
+def _row(site: Site, config: QuantConfig | None, reason: str | None) -> Row:
+    if site.traced is None:  # never rewritten, or taken back because the rewritten module differed
+        reason = reason or site.reason or UNSUPPORTED
+    return Row.of(site, config, reason)
 
 
 def _resolve(config) -> QuantConfig:
