@@ -1,0 +1,1 @@
+"""Recipes: whole experiments built on bitquant, run from a checkout."""

@@ -1,0 +1,60 @@
+"""The waveform front end: 16 kHz samples to frames 20 ms apart, standard or FastConv (hubert.md 1.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .norms import TimeNorm
+
+# (output channels, kernel, stride) of every convolution; both have stride 320 and a receptive field of 400 samples
+STANDARD = [(512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2]
+FASTCONV = [
+    (64, 10, 5), (128, 3, 2), (128, 1, 1), (128, 3, 2), (128, 1, 1), (256, 3, 2), (256, 1, 1), (256, 3, 2),
+    (256, 1, 1), (512, 2, 2), (512, 1, 1), (512, 2, 2), (512, 1, 1),
+]  # fmt: skip
+LAYERS = {"standard": STANDARD, "fastconv": FASTCONV}
+RECEPTIVE_FIELD = 400
+
+
+class FrontEnd(nn.Module):
+    """Convolutions without bias or padding, GELU after each, a norm over time after the first.
+
+    Args:
+        kind: ``"standard"`` or ``"fastconv"``.
+        masked: the norm leaves padding out (see ``TimeNorm``).
+    """
+
+    def __init__(self, kind: str, *, masked: bool):
+        super().__init__()
+        inputs = [1, *(channels for channels, _, _ in LAYERS[kind])]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(channels_in, channels, kernel, stride, bias=False)
+            for channels_in, (channels, kernel, stride) in zip(inputs, LAYERS[kind], strict=False)
+        )
+        self.norm = TimeNorm(inputs[1], masked=masked)
+        self.act = nn.GELU()
+        self.channels = inputs[-1]
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight)
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """wave (B, N) samples, lengths int (B,) valid samples or None -> frames (B, T, C), valid frames int (B,).
+
+        T is ``(N - 400) // 320 + 1``.
+
+        Raises:
+            ValueError: fewer than 400 samples, or not a batch of waveforms.
+        """
+        if wave.ndim != 2 or wave.shape[1] < RECEPTIVE_FIELD:
+            raise ValueError(f"audio must be (batch, at least {RECEPTIVE_FIELD} samples), got {tuple(wave.shape)}")
+        x = wave[:, None]
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            if lengths is not None:
+                lengths = torch.div(lengths - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
+                lengths = lengths.clamp(min=0)
+            if index == 0:
+                x = self.norm(x, lengths)
+            x = self.act(x)
+        return x.transpose(1, 2), lengths
