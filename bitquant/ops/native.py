@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterable
 from ctypes import c_char_p, c_int, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -89,8 +90,10 @@ def openmp_runtimes() -> list[str]:
 
 @lru_cache(maxsize=1)
 def _load() -> _Loaded:
+    # Beside this file; else, where a source tree in the working directory hides the installed package, beside that one.
     package = sys.modules[__package__].__path__
-    found = [path for folder in package if (path := Path(folder, FILE_NAME)).is_file()]
+    installed = [Path(entry, *__package__.split(".")) for entry in sys.path]
+    found = _libraries(package) or _libraries(installed)
     if not found:
         return _Loaded(
             None,
@@ -111,6 +114,10 @@ def _load() -> _Loaded:
     if forced and (problem := _switch(library, forced)):
         return _Loaded(None, f"BITQUANT_ISA: {problem}")
     return _Loaded(library, None)
+
+
+def _libraries(folders: Iterable[str | Path]) -> list[Path]:
+    return [path for folder in folders if (path := Path(folder, FILE_NAME)).is_file()]
 
 
 def _switch(library: ctypes.CDLL | None, name: str) -> str | None:
