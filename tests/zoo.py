@@ -302,7 +302,24 @@ PLAIN = {
     "hand-written-bmm": functools.partial(Stack, FoldedAttention),
 }
 
-NAMES = [*HUGGING_FACE, *PLAIN]
+TIMM = {
+    "timm-vit": (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 4},
+    ),
+    "timm-resnet": ("resnet18", {}),
+    "timm-convnext": ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+}
+
+NAMES = [*HUGGING_FACE, *PLAIN, *TIMM]
+
+
+def from_timm(name, settings):
+    try:
+        import timm
+    except (ImportError, OSError, RuntimeError) as error:  # it imports torchvision, which may not fit this torch
+        pytest.skip(f"timm does not import: {error}")
+    return timm.create_model(name, **settings).eval(), _batches(3, 32, 32, key="x")
 
 
 def build(name, **override):
@@ -310,4 +327,6 @@ def build(name, **override):
     torch.manual_seed(0)
     if name in HUGGING_FACE:
         return hugging_face(*HUGGING_FACE[name], **override)
+    if name in TIMM:
+        return from_timm(*TIMM[name])
     return PLAIN[name]().eval(), _frames()

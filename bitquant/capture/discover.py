@@ -21,6 +21,7 @@ from .functions import function_name
 from .intercept import PREFIX, Interceptor
 from .macs import MacCounter
 from .masks import is_padding_mask
+from .mutate import is_mutated
 from .purity import Attributes, restored
 from .sites import Discovery, Site
 
@@ -83,9 +84,12 @@ def discover(model: nn.Module, example_inputs) -> Discovery:
         Discovery: the products in call order, with multiply-accumulates counted independently at ATen level.
 
     Raises:
-        CaptureError: where `example_inputs` are missing or the model does not run on them.
+        CaptureError: where `example_inputs` are missing, the model does not run on them, or it is rewritten already.
     """
     args, kwargs = bind(example_inputs)
+    rewritten = next((path for path, module in model.named_modules() if is_mutated(module)), None)
+    if rewritten is not None:
+        raise CaptureError(f"{rewritten or 'the model'} is rewritten already: discover the products of the original")
     recorder = _Recorder(model)
     for leaf in tree_iter((args, kwargs)):
         if isinstance(leaf, torch.Tensor):

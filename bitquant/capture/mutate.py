@@ -30,6 +30,11 @@ def mutated_class(mixin: type, base: type, name: str) -> type:
     return type(name, (mixin, base), body)
 
 
+def _body(cls: type) -> dict:
+    """What a class defines itself."""
+    return {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__", "__doc__")}
+
+
 def mutate_class_(module: nn.Module, mixin: type, name: str | None = None) -> nn.Module:
     """Put `mixin` in front of a module's class, in place.
 
@@ -48,10 +53,20 @@ def mutate_class_(module: nn.Module, mixin: type, name: str | None = None) -> nn
         # below the class torch made for this one module, so that `remove_parametrizations` still works
         base = cls.__bases__[0]
         below = mutated_class(mixin, base, name or f"Bit{base.__name__}")
-        body = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__", "__doc__")}
-        module.__class__ = type(f"Parametrized{below.__name__}", (below,), body)
+        module.__class__ = type(f"Parametrized{below.__name__}", (below,), _body(cls))
     else:
         module.__class__ = mutated_class(mixin, cls, name or f"Bit{cls.__name__}")
+    return module
+
+
+def restore_class_(module: nn.Module) -> nn.Module:
+    """Undo the last `mutate_class_` of a module, in place."""
+    cls = type(module)
+    if parametrize.is_parametrized(module):
+        base = cls.__bases__[0]._base
+        module.__class__ = type(f"Parametrized{base.__name__}", (base,), _body(cls))
+    else:
+        module.__class__ = cls._base
     return module
 
 
@@ -63,4 +78,6 @@ def original_class(module: nn.Module) -> type:
     return cls
 
 
-__all__ = ["mutate_class_", "mutated_class", "original_class"]
+def is_mutated(module: nn.Module) -> bool:
+    """Whether a module's class comes from `mutate_class_`."""
+    return hasattr(type(module), "_mixin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -133,12 +134,16 @@ class _Check(fx.Interpreter):
 
 
 def _copied(structure):
-    def copy(x):
-        # the clone of a leaf is none, so that it may be changed in place as the original argument may
-        return x.detach().requires_grad_(x.requires_grad).clone() if isinstance(x, torch.Tensor) else x
+    """A copy of call arguments; anything that is neither tensor nor constant (a cache object) is copied deeply."""
+
+    def copy_of(x):
+        if isinstance(x, torch.Tensor):
+            # the clone of a leaf is none, so that it may be changed in place as the original argument may
+            return x.detach().requires_grad_(x.requires_grad).clone()
+        return copy.deepcopy(x)
 
     memo = {}
-    return pytree.tree_map(lambda x: memo.setdefault(id(x), copy(x)), structure)
+    return pytree.tree_map(lambda x: memo.setdefault(id(x), copy_of(x)), structure)
 
 
 def autocast_eps(device: str) -> float:

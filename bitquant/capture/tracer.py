@@ -76,6 +76,8 @@ class OwnerTracer(fx.Tracer):
     def call_module(self, module, forward, args, kwargs):
         if not self.recording:
             return forward(*args, **kwargs)
+        if module not in self.submodule_paths and not module.state_dict():
+            return forward(*args, **kwargs)  # made in forward, as in nn.Softmax(dim=-1)(scores)
         out = super().call_module(module, forward, args, kwargs)
         if transparent(module) and args:
             self.call.chains.follow_module(module, module, args[0], out)
@@ -107,7 +109,8 @@ class OwnerTracer(fx.Tracer):
         """Add a node; `compute` gives its value where the node itself must not run yet."""
         if context(self.device) != self._context:
             raise TraceFailed("forward changes the gradient or autocast mode")
-        node = self.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)))
+        name = "self_" if target == "self" else None  # a child of this name must not shadow the module
+        node = self.create_node(kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)), name)
         with self.values_only():
             value = (compute or self._run(kind, target))(*values_of(tuple(args)), **values_of(dict(kwargs)))
         self._alive.append(value)
@@ -171,13 +174,16 @@ class OwnerTracer(fx.Tracer):
         apply = vars(function).get("apply")
         bound = function.apply.__func__
 
-        def recorded(original):
+        def recorded(current):
+            original = getattr(current, "recorded", current)  # `current` is a wrapper where two traces are nested
+
             @functools.wraps(original)
             def create(*args, **kwargs):
                 if not self.recording:
-                    return original(*args, **kwargs)
+                    return current(*args, **kwargs)
                 return self.create_proxy("call_function", original, args, kwargs)
 
+            create.recorded = original
             return create
 
         def apply_leaf(cls, *args, **kwargs):

@@ -19,7 +19,8 @@ def wrap_owners_(model: nn.Module, discovery: Discovery, make_child, example_inp
         model (nn.Module): the model that `discovery` describes.
         discovery (Discovery): its sites get `traced` and, where they fall back, `reason`.
         make_child (callable): make_child(site) -> nn.Module that computes the product (stored on the owner as
-            `site.name`), or None to leave it in float.
+            `site.name`), or None to leave it in float. Its owner may change the result in place, so that the child's
+            backward must not need it.
         example_inputs (Tensor | tuple | dict): what the model is called with; the owners are traced on them.
 
     Returns:
@@ -94,8 +95,8 @@ def code(model: nn.Module, path: str) -> str:
     if not isinstance(module, OwnerMixin):
         raise CaptureError(f"{path!r} is not rewritten; rewritten modules: {', '.join(owners(model)) or 'none'}")
     capture = module._capture
-    if capture.path == "fall-back":
-        return f"# intercepted call by call: {capture.reason}\n"
+    if capture.path != "fx":
+        return f"# no graph: {capture.reason}\n"
     graphs = [graph for found in capture.graphs.values() for graph in found]
     graphs = [capture.frozen] if capture.frozen is not None else graphs
     return "\n".join(graph.source.strip() + "\n" for graph in graphs)

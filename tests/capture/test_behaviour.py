@@ -233,7 +233,7 @@ def test_too_many_graphs_fall_back():
     for size in range(1, 30):
         x = torch.randn(size, size)
         assert torch.allclose(model(x), x)
-    assert "more than 16 graphs" in owners(model)[""]["reason"]
+    assert "too many graphs" in owners(model)[""]["reason"]
 
 
 def test_moving_a_model_forgets_its_graphs():

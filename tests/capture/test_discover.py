@@ -157,6 +157,13 @@ def test_own_forward_of_a_derived_linear():
     assert torch.allclose(model(x), expected)
 
 
+def test_a_rewritten_model_is_refused():
+    model, calls = zoo.build("bert")
+    rewrite_(model, calls[0])
+    with pytest.raises(CaptureError, match="rewritten already"):
+        discover(model, calls[0])
+
+
 def test_forward_replaced_on_the_instance():
     model = nn.Sequential(nn.Linear(4, 4))
     forward = model[0].forward

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from bitquant.capture import mutate_class_, original_class
+from bitquant.capture.mutate import restore_class_
 
 
 class Doubled:
@@ -65,5 +66,8 @@ def test_parametrized():
     module(x).sum().backward()
     assert module.parametrizations.weight.original0.grad is not None
     assert torch.equal(copy.deepcopy(module)(x), 2 * expected)
+    restore_class_(module)
+    assert torch.equal(module(x), expected)
+    mutate_class_(module, Doubled)
     parametrize.remove_parametrizations(module, "weight")
     assert type(module).__name__ == "BitConv1d" and torch.allclose(module(x), 2 * expected)
