@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
-from bitquant.capture import CaptureError, Discovery, Site, discover, mutate_class_, wrap_owners_
+from bitquant.capture import CaptureError, Site, discover, mutate_class_, wrap_owners_
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, Row
 from bitquant.inputs import padding_mask, run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from bitquant.quantizers import ActivationQuantizer
@@ -11,7 +10,10 @@ SCALE_NAMES = ("alpha", "log_ratio", "log_gain")
 
 
 def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_decay: float) -> list[dict]:
-    """Latent weights (decayed); biases, norms and shifts (not decayed); quantizer scales (own rate, not decayed)."""
+    """Latent weights (decayed); biases, norms and shifts (not decayed); quantizer scales (own rate, not decayed).
+
+    Each group keeps its peak rate as ``peak``.
+    """
     shifts = {id(m.shift) for m in student.modules() if isinstance(m, ActivationQuantizer) and m.shift is not None}
     groups = {
         "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},
@@ -27,14 +29,11 @@ def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_d
             groups["vectors"]["params"].append(parameter)
         else:
             groups["weights"]["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
+    return [{**group, "peak": group["lr"]} for group in groups.values() if group["params"]]
 
 
-def linear_schedule(optimizer: torch.optim.Optimizer, *, steps: int, warmup: float):
-    """Learning rates rise linearly over the first ``warmup`` share of ``steps``, then fall linearly to 0."""
+def rate(step: int, *, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at ``step`` (from 0): rises linearly over the first ``warmup`` share of
+    ``steps``, then falls linearly to 0."""
     rising = max(1, round(steps * warmup))
-
-    def factor(step: int) -> float:
-        return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising))

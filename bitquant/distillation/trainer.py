@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-import time
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,12 +14,17 @@ from torch import Tensor, nn
 
 from bitquant.coverage import record_of
 from bitquant.distillation.hidden import hidden_states
+from bitquant.distillation.interrupt import deferred_interrupt
 from bitquant.distillation.losses import hidden_loss, output_loss
-from bitquant.distillation.optimizer import linear_schedule, parameter_groups
+from bitquant.distillation.meter import Meter
+from bitquant.distillation.optimizer import parameter_groups, rate
+from bitquant.distillation.state import TrainingState
 from bitquant.inputs import first_tensor, padding_mask, run
-from bitquant.nn import BitLinear
+from bitquant.quantize import calibrate_
+from bitquant.quantizers import ActivationQuantizer
+from bitquant.widths import Widths, parse_chain, set_widths_, widths_of
 
-FLIP_EVERY = 10  # steps between two counts of flipped weight signs
+CALIBRATION_BATCHES = 8
 
 
 def distill(
@@ -27,8 +33,11 @@ def distill(
     batches: Iterable[Any],
     *,
     steps: int,
-    lr: float = 5e-4,
-    scale_lr: float = 5e-4,
+    chain: str | None = None,
+    stage_teacher: str = "float",
+    restart_scales: bool = True,
+    lr: float = 4e-3,
+    scale_lr: float = 4e-3,
     weight_decay: float = 0.01,
     warmup: float = 0.1,
     clip: float = 1.0,
@@ -36,7 +45,10 @@ def distill(
     output_weight: float = 1.0,
     dropout: bool = False,
     seed: int = 0,
-    progress: Callable[[dict[str, float]], None] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Train ``student`` in place against ``teacher``: hidden states of every encoder layer, and the outputs.
 
@@ -45,49 +57,134 @@ def distill(
         teacher: the float model it came from; runs in eval mode, without gradients.
         batches: inputs as for ``example_inputs``; iterated again and again until ``steps`` are done. Tokens where a
             dict's ``attention_mask`` is 0 carry no loss.
+        steps: of each stage.
+        chain: widths of the stages, such as ``"w1a8,w1a4,w1a1"``, or ``"bit"`` for BiT's; None for one stage at the
+            student's own widths.
+        stage_teacher: who teaches the stages after the first: the ``"float"`` model or the ``"previous"`` stage.
+        restart_scales: calibrate the activation scales anew at each stage; otherwise they are inherited.
         lr: peak learning rate of weights, biases and norms. scale_lr: of the quantizers' scales.
         weight_decay: of the latent weights. warmup: share of the steps with a rising rate. clip: gradient norm.
         hidden_weight, output_weight: weights of the two losses.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.
         seed: of everything random in training.
-        progress: called after every step with step, steps, loss, flip_ratio (share of weight signs flipped a step),
-            tokens_per_s and eta_s.
+        checkpoint: directory for training checkpoints, written every ``checkpoint_every`` steps and on Ctrl-C.
+        resume: go on from the checkpoint, if there is one, to the same weights as an uninterrupted run.
+        progress: called after every step with stage, step, steps, loss, flip_ratio (share of weight signs flipped a
+            step), tokens_per_s and eta_s.
 
     Raises:
-        ValueError: no steps, no batches, or a student that was not quantized.
+        ValueError: no steps, no batches, a student that was not quantized, or a checkpoint of other settings.
         FloatingPointError: the loss is not finite; the student then holds the weights before that step.
+        KeyboardInterrupt: after the step that was running, its state saved if there is a ``checkpoint``.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    blocks = record_of(student).blocks
+    if stage_teacher not in ("float", "previous"):
+        raise ValueError(f"stage_teacher must be float or previous, got {stage_teacher!r}")
+    stages = parse_chain(chain) if chain else [widths_of(student)]
+    settings = {
+        "stages": ",".join(map(str, stages)),
+        "steps": steps,
+        "stage_teacher": stage_teacher,
+        "restart_scales": restart_scales,
+        "lr": lr,
+        "scale_lr": scale_lr,
+        "weight_decay": weight_decay,
+        "warmup": warmup,
+        "clip": clip,
+        "hidden_weight": hidden_weight,
+        "output_weight": output_weight,
+        "dropout": dropout,
+        "seed": seed,
+    }
+    state = None if checkpoint is None else TrainingState(checkpoint, settings)
+    first_stage, first_step = state.position() if state and resume else (0, 0)
     torch.manual_seed(seed)
-    student.train(dropout)
     teacher.eval()
-    optimizer = torch.optim.AdamW(parameter_groups(student, lr=lr, scale_lr=scale_lr, weight_decay=weight_decay))
-    schedule = linear_schedule(optimizer, steps=steps, warmup=warmup)
-    meter = _Meter(student, steps)
-    with hidden_states(student, blocks) as hidden_s, hidden_states(teacher, blocks) as hidden_t:
-        for step, batch in enumerate(itertools.islice(_cycle(batches), steps), start=1):
-            mask = padding_mask(batch)
-            with torch.no_grad():
-                target = run(teacher, batch)
-            output = run(student, batch)
-            loss = output_weight * output_loss(output, target, mask)
-            if hidden_t:
-                loss = loss + hidden_weight * hidden_loss(hidden_s, hidden_t, mask)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the loss is {value} at step {step}; lower the learning rate (lr={lr})")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(student.parameters(), clip)
-            optimizer.step()
-            schedule.step()
-            state = meter.update(step, value, _tokens(batch, mask))
-            if progress is not None:
-                progress(state)
+    stage = _Stage(batches, state, checkpoint_every, progress, settings)
+    reference = teacher
+    for index in range(first_stage, len(stages)):
+        resumed = index == first_stage and first_step > 0
+        if index and stage_teacher == "previous":
+            reference = _previous(student, stages[index - 1], index - 1, state if index == first_stage else None)
+        if chain:
+            _enter(student, stages[index], batches, calibrate=restart_scales and not resumed)
+        stage.train(student, reference, index, first_step if resumed else 0)
+        if state and index + 1 < len(stages):
+            state.save_stage(student, index)
     student.eval()
+
+
+def _previous(student: nn.Module, widths: Widths, stage: int, state: TrainingState | None) -> nn.Module:
+    """The result of the stage before, as a teacher: a copy of the student, or read back when a run is resumed."""
+    teacher = copy.deepcopy(student)
+    if state is not None:
+        set_widths_(teacher, widths)
+        state.load_stage(teacher, stage)
+    return teacher.eval().requires_grad_(False)
+
+
+def _enter(student: nn.Module, widths: Widths, batches: Iterable[Any], *, calibrate: bool) -> None:
+    set_widths_(student, widths)
+    if calibrate:
+        for quantizer in student.modules():
+            if isinstance(quantizer, ActivationQuantizer):
+                quantizer.forget()
+        calibrate_(student, itertools.islice(batches, CALIBRATION_BATCHES))
+
+
+class _Stage:
+    """The training loop of one stage; ``settings`` are those of ``distill``."""
+
+    def __init__(self, batches, state: TrainingState | None, every: int, progress, settings: dict[str, Any]):
+        self.batches, self.state, self.every, self.progress = batches, state, every, progress
+        self.settings = settings
+
+    def train(self, student: nn.Module, teacher: nn.Module, stage: int, done: int) -> None:
+        """Steps ``done`` (from 0) to the last; with ``done`` > 0 the state is read from the checkpoint first."""
+        s, blocks = self.settings, record_of(student).blocks
+        groups = parameter_groups(student, lr=s["lr"], scale_lr=s["scale_lr"], weight_decay=s["weight_decay"])
+        optimizer = torch.optim.AdamW(groups)
+        student.train(s["dropout"])
+        if done:
+            self.state.load(student, optimizer)
+        meter = Meter(student, str(widths_of(student)), done, s["steps"])
+        with (
+            deferred_interrupt() as interrupted,
+            hidden_states(student, blocks) as hidden_s,
+            hidden_states(teacher, blocks) as hidden_t,
+        ):
+            for step, batch in enumerate(itertools.islice(_cycle(self.batches), done, s["steps"]), start=done):
+                mask = padding_mask(batch)
+                with torch.no_grad():
+                    target = run(teacher, batch)
+                output = run(student, batch)
+                loss = s["output_weight"] * output_loss(output, target, mask)
+                if hidden_t:
+                    loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, mask)
+                self._step(student, optimizer, loss, step)
+                told = meter.update(step + 1, loss.item(), _tokens(batch, mask))
+                if self.progress is not None:
+                    self.progress(told)
+                stop = interrupted()
+                if self.state and ((step + 1) % self.every == 0 or stop):
+                    self.state.save(student, optimizer, stage=stage, step=step + 1)
+                if stop:
+                    raise KeyboardInterrupt
+
+    def _step(self, student: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+        s = self.settings
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {step + 1}: lower the learning rate, {s['lr']}"
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(step, steps=s["steps"], warmup=s["warmup"])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), s["clip"])
+        optimizer.step()
 
 
 def _cycle(batches: Iterable[Any]):
@@ -104,31 +201,3 @@ def _tokens(batch: Any, mask: Tensor | None) -> int:
     if mask is not None:
         return int(mask.sum())
     return math.prod(first_tensor(batch).shape[:2])
-
-
-class _Meter:
-    """Speed, time left, and how many weight signs flip."""
-
-    def __init__(self, student: nn.Module, steps: int):
-        self.layers = [m for m in student.modules() if isinstance(m, BitLinear)]
-        self.signs = self._signs()
-        self.steps, self.tokens, self.flip_ratio, self.start = steps, 0, 0.0, time.perf_counter()
-
-    def _signs(self) -> list[Tensor]:
-        return [layer.weight_quantizer.signs(layer.weight) for layer in self.layers]
-
-    def update(self, step: int, loss: float, tokens: int) -> dict[str, float]:
-        if step % FLIP_EVERY == 0:
-            before, self.signs = self.signs, self._signs()
-            flips = sum(int((a != b).sum()) for a, b in zip(before, self.signs, strict=True))
-            self.flip_ratio = flips / max(1, sum(s.numel() for s in self.signs)) / FLIP_EVERY
-        self.tokens += tokens
-        elapsed = time.perf_counter() - self.start
-        return {
-            "step": step,
-            "steps": self.steps,
-            "loss": loss,
-            "flip_ratio": self.flip_ratio,
-            "tokens_per_s": self.tokens / elapsed,
-            "eta_s": elapsed / step * (self.steps - step),
-        }
