@@ -34,7 +34,7 @@ def measure_fresh(checkpoint, source, held_out, *, teacher, student, batch_size,
         dict: ``fidelity`` to the teacher, ``identical`` (whether every bit equals the student's), ``milliseconds``.
 
     Raises:
-        RuntimeError: the process failed; the message is its last line.
+        ChildProcessError: the process failed; the message is its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
         save_file({"teacher": teacher, "student": student}, Path(folder) / "embeddings.safetensors")
@@ -50,7 +50,7 @@ def measure_fresh(checkpoint, source, held_out, *, teacher, student, batch_size,
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise RuntimeError(f"{checkpoint} is saved, but a fresh process could not measure it: {last}")
+            raise ChildProcessError(f"{checkpoint} is saved, but a fresh process could not measure it: {last}")
         return json.loads(done.stdout)
 
 

@@ -54,6 +54,7 @@ def binarize(
     started = time.perf_counter()
     check_target(out, overwrite=overwrite)
     train, held_out = hold_out(sentences)
+    train = train[: max(steps, CALIBRATION_BATCHES) * batch_size]  # in hash order a prefix is a fair sample
     held_out = sorted(held_out[:MOST_HELD_OUT], key=len)
     example = source.example_inputs()
     max_length = min(max_length, source.longest() or max_length)

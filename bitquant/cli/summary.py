@@ -15,7 +15,7 @@ def summary(result):
         left_in_float(result["coverage"]),
         f"Saved in {result['out']}; loaded again in a fresh process it is {same} the trained student.",
     ]
-    return "\n\n".join(["", *tables])
+    return "\n" + "\n\n".join(tables)
 
 
 _ROW = ("left", "left", "right", "left")

@@ -167,6 +167,22 @@ def test_full_disk(quantize, tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["data.txt", "tiny-bert"]
 
 
+def test_failures_of_the_run_itself_are_sentences_too(quantize, monkeypatch, tmp_path):
+    from bitquant.ops import BackendUnavailable
+
+    for error in (FloatingPointError("the loss is nan at step 3"), BackendUnavailable("backend 'native' cannot run")):
+
+        def fails(*arguments, error=error, **options):
+            raise error
+
+        monkeypatch.setattr("bitquant.pipeline.distill", fails)
+        assert refused(quantize(), str(error))
+    monkeypatch.undo()
+    monkeypatch.setattr("bitquant.fresh.sys.executable", "false")
+    assert refused(quantize(steps=0), "is saved, but a fresh process could not measure it")
+    load(tmp_path / "out")
+
+
 def test_usage_errors_exit_with_2(bitquant_cli, quantize):
     assert bitquant_cli("quantize").exit_code == 2
     assert quantize("--steps", "-1").exit_code == 2
