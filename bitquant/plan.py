@@ -15,7 +15,6 @@ STEM = "input stem"
 HEAD = "task head"
 POSITIONS = "position or type embedding"
 TIED = "tied to a layer that stays float"
-CONVOLUTION = "convolutions are not binarized yet"
 PARAMETER = "product with a parameter outside a layer"
 UNSUPPORTED = "this use of the layer has no 1-bit form"
 UNSEEN = "not run by the example inputs"
@@ -55,8 +54,6 @@ class Plan:
             return POSITIONS if re.fullmatch(chosen.float_embeddings, site.path) else None
         if (outside := self._outside(_place(site))) is not None:
             return outside
-        if "conv" in site.kind:
-            return CONVOLUTION
         return PARAMETER if site.role == "parameter" else None
 
     def _outside(self, place: str) -> str | None:

@@ -14,7 +14,7 @@ from bitquant.capture import CaptureError, Site, discover, mutate_class_, wrap_o
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, Row
 from bitquant.inputs import padding_mask, run
-from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
+from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitLinear, BitMatmul
 from bitquant.plan import UNSUPPORTED, Plan
 from bitquant.quantizers import ActivationQuantizer
 
@@ -81,8 +81,9 @@ def _resolve(config) -> QuantConfig:
 
 def _quantize_layer(module: nn.Module, site: Site, config: QuantConfig) -> str | None:
     """Mutate one layer; returns why not when this use of it has no 1-bit form."""
-    if site.kind == "linear" and isinstance(module, nn.Linear):
-        mutate_class_(module, BitLinear)
+    mixins = {"linear": (nn.Linear, BitLinear), "conv1d": (nn.Conv1d, BitConv), "conv2d": (nn.Conv2d, BitConv)}
+    if site.kind in mixins and isinstance(module, mixins[site.kind][0]):
+        mutate_class_(module, mixins[site.kind][1])
         module.add_quantizers(config, nonnegative=site.nonnegative[0])
         return None
     if site.kind == "embedding" and isinstance(module, nn.Embedding) and module.max_norm is None:

@@ -1,8 +1,9 @@
 """Trainable 1-bit layers, one file each."""
 
 from .attention import BitAttention
+from .conv import BitConv
 from .embedding import BitEmbedding
 from .linear import BitLinear
 from .product import BitEinsum, BitMatmul
 
-__all__ = ["BitAttention", "BitEinsum", "BitEmbedding", "BitLinear", "BitMatmul"]
+__all__ = ["BitAttention", "BitConv", "BitEinsum", "BitEmbedding", "BitLinear", "BitMatmul"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bitquant.config import QuantConfig
-from bitquant.nn.linear import exact, scaled
+from bitquant.nn.exact import exact, scaled
 from bitquant.nn.mask import keep_mask, masked_softmax
 from bitquant.nn.selection import at_bits, selection
 from bitquant.quantizers import ActivationQuantizer, OptionalState

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitquant.config import QuantConfig
-from bitquant.nn.linear import WeightLoading
-from bitquant.quantizers.weight import FLOAT_BITS, WeightLevels, WeightQuantizer, weight_mean
+from bitquant.nn.weights import QuantizedWeight
+from bitquant.quantizers.weight import FLOAT_BITS, WeightLevels, weight_mean
 
 
-class BitEmbedding(WeightLoading):
+class BitEmbedding(QuantizedWeight):
     """Mixed into ``nn.Embedding`` in place: row ``i`` becomes ``s_i * levels(W_i)`` (bit.md section 3).
 
     indices (...) int -> (..., embedding_dim) of the table's dtype.
@@ -18,13 +18,7 @@ class BitEmbedding(WeightLoading):
 
     def add_quantizers(self, config: QuantConfig) -> None:
         """Called once after the class was mixed in. Scales are per row whatever the configuration says for linears."""
-        self.weight_quantizer = WeightQuantizer(
-            self.weight,
-            granularity="row",
-            learnable=config.weight_scale_learnable,
-            center=config.weight_center,
-            bits=config.weight_bits,
-        )
+        self.add_weight_quantizer(config, "row")
 
     def set_bits(self, config: QuantConfig) -> None:
         """Change the width in place to the configuration's."""

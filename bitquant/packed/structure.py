@@ -11,12 +11,12 @@ from bitquant.activations import set_relu_
 from bitquant.capture import mutate_class_, owners, restore_owner_
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, record_of
-from bitquant.nn import BitAttention, BitEinsum, BitEmbedding, BitLinear, BitMatmul
+from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.linear import PackedLinear
 
-MUTATED = {"BitLinear": BitLinear, "BitEmbedding": BitEmbedding}
+MUTATED = {"BitLinear": BitLinear, "BitConv": BitConv, "BitEmbedding": BitEmbedding}
 CHILDREN = {"BitAttention": BitAttention, "BitMatmul": BitMatmul, "BitEinsum": BitEinsum}
 PACKED = {"PackedLinear": PackedLinear, "PackedEmbedding": PackedEmbedding, "PackedAttention": PackedAttention}
 KINDS = {**MUTATED, **CHILDREN, **PACKED}
