@@ -8,6 +8,6 @@ namespace avx2 {
 #include "attention.inl"
 }  // namespace avx2
 
-const Kernels avx2_kernels = {"avx2", 150000, avx2::pack, avx2::linear, avx2::attention, avx2::embedding};
+const Kernels avx2_kernels = {"avx2", 250000, avx2::pack, avx2::linear, avx2::attention, avx2::embedding};
 
 }  // namespace bitquant

@@ -27,7 +27,7 @@ inline Mask greater(Lanes a, Lanes b) { return _mm512_cmpgt_epi32_mask(a.v, b.v)
 inline int32_t lowest(Lanes a) { return _mm512_reduce_min_epi32(a.v); }
 
 struct Ones {
-    static constexpr int64_t CAPACITY = INT32_MAX;
+    static constexpr int64_t CAPACITY = INT32_MAX;  // no row is that long
     __m512i sum = _mm512_setzero_si512();
     void add(Lanes bits) { sum = _mm512_add_epi32(sum, _mm512_popcnt_epi32(bits.v)); }
     Lanes total() const { return {sum}; }

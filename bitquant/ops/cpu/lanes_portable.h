@@ -1,5 +1,5 @@
-// 16 lanes as plain arrays, in loops that a compiler can vectorise. The names here are what kernels.inl is written in; each
-// instruction set gives its own version of them.
+// 16 lanes as four vectors of four in the compilers' own vector types (GCC, Clang), which every processor with 128-bit
+// vectors runs well. The names here are what the kernels are written in; each instruction set gives its version of them.
 #pragma once
 
 #include <cstdint>
@@ -9,65 +9,138 @@ namespace bitquant::portable {
 
 using Mask = uint32_t;  // bit i belongs to lane i
 
+typedef int32_t Ints __attribute__((vector_size(16)));
+typedef uint32_t Words __attribute__((vector_size(16)));
+typedef float Singles __attribute__((vector_size(16)));
+
+// Bits of four comparisons, whose lanes are 0 or -1.
+static inline Mask bits_of(const Ints (&truth)[4]) {
+    const Ints bit = {1, 2, 4, 8};
+    Mask m = 0;
+    for (int i = 0; i < 4; ++i) {
+        const Ints part = truth[i] & bit;
+        m |= static_cast<Mask>(part[0] | part[1] | part[2] | part[3]) << 4 * i;
+    }
+    return m;
+}
+
 // 16 signed integers, or 16 words of bits.
 struct Lanes {
-    int32_t v[16];
+    Ints v[4];
     static Lanes load(const void *p) {
         Lanes r;
         std::memcpy(r.v, p, sizeof r.v);
         return r;
     }
     static Lanes all(int32_t x) {
-        Lanes r;
-        for (auto &lane : r.v) lane = x;
-        return r;
+        const Ints four = {x, x, x, x};
+        return {{four, four, four, four}};
     }
     void store(void *p) const { std::memcpy(p, v, sizeof v); }
 };
 
-#define BQ_LANEWISE(type, name, expression)      \
-    inline type name(type a, type b) {           \
-        type r;                                  \
-        for (int i = 0; i < 16; ++i) {           \
-            const auto x = a.v[i], y = b.v[i];   \
-            r.v[i] = expression;                 \
-        }                                        \
-        return r;                                \
+// 16 floats; load and store with a count touch only that many, the rest reads as 0.
+struct Floats {
+    Singles v[4];
+    static Floats load(const float *p) {
+        Floats r;
+        std::memcpy(r.v, p, sizeof r.v);
+        return r;
+    }
+    static Floats load(const float *p, int64_t n) {
+        Floats r = all(0);
+        std::memcpy(r.v, p, static_cast<size_t>(n) * sizeof(float));
+        return r;
+    }
+    static Floats all(float x) {
+        const Singles four = {x, x, x, x};
+        return {{four, four, four, four}};
+    }
+    static Floats of(Lanes a) {
+        Floats r;
+        for (int i = 0; i < 4; ++i) r.v[i] = __builtin_convertvector(a.v[i], Singles);
+        return r;
+    }
+    void store(float *p) const { std::memcpy(p, v, sizeof v); }
+    void store(float *p, int64_t n) const { std::memcpy(p, v, static_cast<size_t>(n) * sizeof(float)); }
+};
+
+// Define `name` of two vectors by `expression` over the quarters x and y.
+#define BQ_LANEWISE(type, name, expression)     \
+    static inline type name(type a, type b) {   \
+        type r;                                 \
+        for (int i = 0; i < 4; ++i) {           \
+            const auto x = a.v[i], y = b.v[i];  \
+            r.v[i] = expression;                \
+        }                                       \
+        return r;                               \
+    }
+#define BQ_COMPARE(type, name, expression)      \
+    static inline Mask name(type a, type b) {   \
+        Ints truth[4];                          \
+        for (int i = 0; i < 4; ++i) {           \
+            const auto x = a.v[i], y = b.v[i];  \
+            truth[i] = expression;              \
+        }                                       \
+        return bits_of(truth);                  \
     }
 BQ_LANEWISE(Lanes, operator+, x + y)
 BQ_LANEWISE(Lanes, operator-, x - y)
 BQ_LANEWISE(Lanes, operator^, x ^ y)
 BQ_LANEWISE(Lanes, operator&, x &y)
 BQ_LANEWISE(Lanes, operator|, x | y)
-BQ_LANEWISE(Lanes, lower, x < y ? x : y)
+BQ_LANEWISE(Lanes, lower, ((x < y) & x) | ((x >= y) & y))
+BQ_LANEWISE(Floats, operator+, x + y)
+BQ_LANEWISE(Floats, operator*, x *y)
+BQ_LANEWISE(Floats, operator/, x / y)
+BQ_COMPARE(Lanes, greater, x > y)
+BQ_COMPARE(Floats, at_least, x >= y)
+BQ_COMPARE(Floats, above, x > y)
+#undef BQ_LANEWISE
+#undef BQ_COMPARE
+
+static inline Mask is_nan(Floats a) { return 0xffffu ^ at_least(a, a); }
 
 // Lane of a where its bit in m is set, else of b.
-inline Lanes select(Mask m, Lanes a, Lanes b) {
-    for (int i = 0; i < 16; ++i) b.v[i] = (m >> i & 1) ? a.v[i] : b.v[i];
-    return b;
+static inline Lanes select(Mask m, Lanes a, Lanes b) {
+    const Ints bit = {1, 2, 4, 8};
+    Lanes r;
+    for (int i = 0; i < 4; ++i) {
+        const int32_t four = static_cast<int32_t>(m >> 4 * i);
+        const Ints chosen = (Ints{four, four, four, four} & bit) != 0;
+        r.v[i] = (a.v[i] & chosen) | (b.v[i] & ~chosen);
+    }
+    return r;
 }
-inline Lanes gather(const int32_t *table, Lanes index) {
-    for (auto &lane : index.v) lane = table[lane];
-    return index;
+static inline Floats select(Mask m, Floats a, Floats b) {
+    Lanes x, y;
+    std::memcpy(x.v, a.v, sizeof x.v);
+    std::memcpy(y.v, b.v, sizeof y.v);
+    const Lanes chosen = select(m, x, y);
+    std::memcpy(a.v, chosen.v, sizeof a.v);
+    return a;
 }
-inline Mask greater(Lanes a, Lanes b) {
-    Mask m = 0;
-    for (int i = 0; i < 16; ++i) m |= static_cast<Mask>(a.v[i] > b.v[i]) << i;
-    return m;
+
+static inline Lanes gather(const int32_t *table, Lanes index) {
+    Lanes r;
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) r.v[i][j] = table[index.v[i][j]];
+    return r;
 }
-inline int32_t lowest(Lanes a) {
-    int32_t low = a.v[0];
-    for (int32_t lane : a.v) low = lane < low ? lane : low;
+
+static inline int32_t lowest(Lanes a) {
+    int32_t low = a.v[0][0];
+    for (int i = 0; i < 16; ++i) low = a.v[i / 4][i % 4] < low ? a.v[i / 4][i % 4] : low;
     return low;
 }
 
 // Counts set bits lane by lane over up to CAPACITY words: four sums of a byte each, folded at the end.
 struct Ones {
     static constexpr int64_t CAPACITY = 31;
-    uint32_t bytes[16] = {};
+    Words bytes[4] = {};
     void add(Lanes bits) {
-        for (int i = 0; i < 16; ++i) {
-            uint32_t x = static_cast<uint32_t>(bits.v[i]);
+        for (int i = 0; i < 4; ++i) {
+            Words x = reinterpret_cast<Words>(bits.v[i]);
             x -= x >> 1 & 0x55555555u;
             x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
             bytes[i] += (x + (x >> 4)) & 0x0f0f0f0fu;
@@ -75,62 +148,16 @@ struct Ones {
     }
     Lanes total() const {
         Lanes r;
-        for (int i = 0; i < 16; ++i) {
-            const uint32_t pairs = (bytes[i] & 0x00ff00ffu) + (bytes[i] >> 8 & 0x00ff00ffu);
-            r.v[i] = static_cast<int32_t>((pairs & 0xffffu) + (pairs >> 16));
+        for (int i = 0; i < 4; ++i) {
+            const Words pairs = (bytes[i] & 0x00ff00ffu) + (bytes[i] >> 8 & 0x00ff00ffu);
+            r.v[i] = reinterpret_cast<Ints>((pairs & 0xffffu) + (pairs >> 16));
         }
         return r;
     }
 };
 
-// 16 floats; load and store with a count touch only that many, the rest reads as 0.
-struct Floats {
-    float v[16];
-    static Floats load(const float *p) { return load(p, 16); }
-    static Floats load(const float *p, int64_t n) {
-        Floats r = all(0);
-        std::memcpy(r.v, p, static_cast<size_t>(n) * sizeof(float));
-        return r;
-    }
-    static Floats all(float x) {
-        Floats r;
-        for (auto &lane : r.v) lane = x;
-        return r;
-    }
-    static Floats of(Lanes a) {
-        Floats r;
-        for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(a.v[i]);
-        return r;
-    }
-    void store(float *p) const { std::memcpy(p, v, sizeof v); }
-    void store(float *p, int64_t n) const { std::memcpy(p, v, static_cast<size_t>(n) * sizeof(float)); }
-};
-BQ_LANEWISE(Floats, operator+, x + y)
-BQ_LANEWISE(Floats, operator*, x *y)
-BQ_LANEWISE(Floats, operator/, x / y)
-#undef BQ_LANEWISE
-inline Floats select(Mask m, Floats a, Floats b) {
-    for (int i = 0; i < 16; ++i) b.v[i] = (m >> i & 1) ? a.v[i] : b.v[i];
-    return b;
-}
-inline Mask at_least(Floats a, Floats b) {
-    Mask m = 0;
-    for (int i = 0; i < 16; ++i) m |= static_cast<Mask>(a.v[i] >= b.v[i]) << i;
-    return m;
-}
-inline Mask above(Floats a, Floats b) {
-    Mask m = 0;
-    for (int i = 0; i < 16; ++i) m |= static_cast<Mask>(a.v[i] > b.v[i]) << i;
-    return m;
-}
-inline Mask is_nan(Floats a) {
-    Mask m = 0;
-    for (int i = 0; i < 16; ++i) m |= static_cast<Mask>(a.v[i] != a.v[i]) << i;
-    return m;
-}
-
 // Which of 16 bytes are not zero.
-inline Mask nonzero(const uint8_t *p) {
+static inline Mask nonzero(const uint8_t *p) {
     Mask m = 0;
     for (int i = 0; i < 16; ++i) m |= static_cast<Mask>(p[i] != 0) << i;
     return m;

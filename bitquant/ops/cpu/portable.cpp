@@ -8,6 +8,6 @@ namespace portable {
 #include "attention.inl"
 }  // namespace portable
 
-const Kernels portable_kernels = {"portable", 50000, portable::pack, portable::linear, portable::attention, portable::embedding};
+const Kernels portable_kernels = {"portable", 80000, portable::pack, portable::linear, portable::attention, portable::embedding};
 
 }  // namespace bitquant

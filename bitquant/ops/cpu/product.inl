@@ -26,11 +26,13 @@ static inline void count_block(const uint32_t *a, const uint32_t *b, int64_t wor
     add(0, first, ones);
     for (int i = 0; i < R; ++i)
         for (int j = 0; j < G; ++j) total[i][j] = ones[i][j].total();
-    for (int64_t from = first; from < words; from += Ones::CAPACITY) {
-        Ones more[R][G];
-        add(from, words - from > Ones::CAPACITY ? from + Ones::CAPACITY : words, more);
-        for (int i = 0; i < R; ++i)
-            for (int j = 0; j < G; ++j) total[i][j] = total[i][j] + more[i][j].total();
+    if constexpr (Ones::CAPACITY < INT32_MAX) {
+        for (int64_t from = first; from < words; from += Ones::CAPACITY) {
+            Ones more[R][G];
+            add(from, words - from > Ones::CAPACITY ? from + Ones::CAPACITY : words, more);
+            for (int i = 0; i < R; ++i)
+                for (int j = 0; j < G; ++j) total[i][j] = total[i][j] + more[i][j].total();
+        }
     }
     for (int i = 0; i < R; ++i)
         for (int j = 0; j < G; ++j) consume(i, j, total[i][j]);
