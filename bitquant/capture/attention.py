@@ -37,6 +37,12 @@ class Chain:
         """The handle that enters the second product."""
         return self.steps[-1]
 
+    def times(self, weights, value):
+        """The second product, in the shape of the fused one (tensors only)."""
+        if self.final is not None:
+            weights = weights.reshape(*value.shape[:-2], *weights.shape[-2:])
+        return torch.matmul(weights.to(value.dtype), value)
+
 
 def version(tensor) -> int:
     """In-place changes seen so far (inference tensors do not count them)."""

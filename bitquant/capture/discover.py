@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
@@ -22,7 +20,7 @@ from .intercept import PREFIX, Interceptor
 from .macs import MacCounter
 from .masks import is_padding_mask
 from .mutate import is_mutated
-from .purity import Attributes, restored
+from .run import bind, run
 from .sites import Discovery, Site
 
 _MODULE_FORWARDS = {
@@ -34,43 +32,6 @@ _MODULE_FORWARDS = {
 }
 
 _LINEAR_KINDS = ("linear", "linear_fn")
-
-
-def bind(example_inputs) -> tuple[tuple, dict]:
-    """Positional and keyword arguments from a tensor, a tuple (or list) or a mapping.
-
-    Raises:
-        CaptureError: where `example_inputs` is none of these.
-    """
-    if example_inputs is None:
-        raise CaptureError("example_inputs are missing: pass a tensor, a tuple of arguments or a dict of keywords")
-    if isinstance(example_inputs, torch.Tensor):
-        return (example_inputs,), {}
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    kind = type(example_inputs).__name__
-    raise CaptureError(f"example_inputs must be a tensor, a tuple or a dict, not {kind}")
-
-
-def run(model: nn.Module, example_inputs):
-    """Run the model in eval mode without gradients; modes, attributes, buffers and random state are restored.
-
-    Raises:
-        CaptureError: where the model does not run on `example_inputs`.
-    """
-    args, kwargs = bind(example_inputs)
-    attributes = [Attributes(module) for module in model.modules() if not isinstance(module, LazyModuleMixin)]
-    try:
-        model.eval()
-        with torch.no_grad(), restored(model.buffers()):
-            return model(*args, **kwargs)
-    except Exception as error:
-        raise CaptureError(f"the model does not run on example_inputs: {type(error).__name__}: {error}") from error
-    finally:
-        for saved in attributes:
-            saved.restore()
 
 
 def discover(model: nn.Module, example_inputs) -> Discovery:
@@ -291,9 +252,10 @@ class _Call(Interceptor):
 
     def give_role(self, site, operands):
         known = [self.recorder.ledger.get(x) for x in operands]
+        fixed = [f.learned and not f.dynamic for f in known]
         if any(f.weights for f in known):
             site.role = "pv"
-        elif any(f.source and f.learned for f in known):
+        elif any(f.source and f.learned for f in known) or (site.kind.endswith("_fn") and any(fixed[1:])):
             site.role = "parameter"
         elif not any(f.dynamic for f in known):
             site.role = "constant"

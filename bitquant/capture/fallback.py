@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
 import torch
@@ -12,6 +13,8 @@ from .attention import fused, transparent
 from .decompose import decomposition
 from .functions import product_kind
 from .intercept import Interceptor
+from .mutate import is_mutated
+from .verify import check_attention
 
 _CALL = nn.Module._call_impl.__code__
 
@@ -32,12 +35,13 @@ class Interception(TorchFunctionMode):
     Args:
         owner (nn.Module): the module.
         child (callable): child(name) -> the callable in charge of a product, None to leave it in float.
+        check (bool): run the original's functions; the children only say what would be fused, and that is checked.
     """
 
-    def __init__(self, owner: nn.Module, child):
+    def __init__(self, owner: nn.Module, child, check: bool = False):
         super().__init__()
         self.owner = owner
-        self.call = _InterceptedCall(child)
+        self.call = _InterceptedCall(child, check)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -54,9 +58,9 @@ class Interception(TorchFunctionMode):
 
 
 class _InterceptedCall(Interceptor):
-    def __init__(self, child):
+    def __init__(self, child, check):
         super().__init__()
-        self.child = child
+        self.child, self.check = child, check
         self.eps = 0.0  # of the coarsest dtype a product came in
 
     def concerns(self, func, args, kwargs) -> bool:
@@ -69,11 +73,37 @@ class _InterceptedCall(Interceptor):
         return func(*args, **kwargs)
 
     def product(self, name, kind, func, args, kwargs):
-        out = (self.child(name) or func)(*args, **kwargs)
-        if torch.is_tensor(out) and out.is_floating_point():
+        child = None if self.check else self.child(name)
+        out = (child or func)(*args, **kwargs)
+        if isinstance(out, torch.Tensor) and out.is_floating_point():
             self.eps = max(self.eps, torch.finfo(out.dtype).eps)
         return out
 
     def attention(self, name, chain, value):
         child = self.child(name)
-        return NotImplemented if child is None else fused(chain, value, child)
+        if child is None:
+            return NotImplemented
+        if not self.check:
+            return fused(chain, value, child)
+        fused(chain, value, functools.partial(self._check, chain))
+        return NotImplemented
+
+    def _check(self, chain, query, key, value, **kwargs):
+        check_attention(chain, chain.softmax, query, key, value, self.eps, **kwargs)
+        return value
+
+
+def comparable(owner: nn.Module, forward):
+    """The forward a rewritten `owner` is compared with: the original, unless that decomposes into other roundings.
+
+    One rounding flips a sign in a binarized child and changes everything after it. Owners with such children are
+    therefore compared after decomposition, which leaves every operation the same.
+    """
+    if not any(is_mutated(module) for module in owner.modules() if module is not owner):
+        return forward
+
+    def decomposed(module, *args, **kwargs):
+        with Interception(module, lambda name: None):
+            return forward(module, *args, **kwargs)
+
+    return decomposed

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from torch import nn
 
-from .discover import run
 from .errors import CaptureError
 from .guards import is_guard
 from .owner import OwnerMixin
 from .rewrite import Rewritten
+from .run import run
 
 
 def freeze_(model: nn.Module, example_inputs) -> nn.Module:

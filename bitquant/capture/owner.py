@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from . import reference, tracer
+from . import tracer
 from .arguments import flatten
 from .errors import CaptureError, GuardFailed, TraceFailed
-from .fallback import Interception
+from .fallback import Interception, comparable
 from .mutate import mutate_class_, restore_class_
 from .purity import context
-from .reference import kind_of
-from .rewrite import Rewritten, compare, rewrite, trial
+from .rewrite import Rewritten, rewrite
+from .verify import compare, trial
 
 GRAPHS_A_KEY = 8  # more branches on sizes than this in one kind of call, or
 KEYS = 64  # more kinds of calls than this, and an owner falls back
@@ -150,19 +150,18 @@ def _fall_back(owner, reason, args, kwargs):
     capture.path, capture.reason = "fall-back", reason
     capture.graphs.clear()
 
-    def float_child(name):
-        return reference.FLOAT[kind_of(name)] if name in owner._modules else None
+    forward = original_forward(owner)
 
-    def with_float_children(module, *args, **kwargs):
-        modes.append(Interception(module, float_child))
+    def checked(module, *args, **kwargs):
+        modes.append(Interception(module, module._modules.get, check=True))
         with modes[-1]:
-            return original_forward(module)(module, *args, **kwargs)
+            return forward(module, *args, **kwargs)
 
     try:
-        expected = trial(owner, original_forward(owner), args, kwargs)
+        expected = trial(owner, comparable(owner, forward), args, kwargs)
     except Exception:
         return  # not for this to judge: the call itself is made next
     try:
-        compare(expected, trial(owner, with_float_children, args, kwargs), modes[0].call.eps)
+        compare(expected, trial(owner, checked, args, kwargs), modes[0].call.eps)
     except Exception as error:
         capture.path, capture.reason = "float", f"{reason}; interception: {error}"

@@ -6,9 +6,9 @@ import copy
 
 from torch import nn
 
-from .discover import run
 from .errors import CaptureError
 from .owner import Capture, OwnerMixin, make_owner_, unmake_owner_
+from .run import run
 from .sites import Discovery, Site
 
 
