@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from bitquant.config import QuantConfig
@@ -47,12 +46,13 @@ class ProfiledLayer:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
+OUTSIDE = "outside the encoder's layers"
 ADDITIVE = ("parameters", "storage_bytes", "macs", "flops", "quantized_macs", "bops", "quantized_bops", "seconds")
 
 
 @dataclass
 class Profile:
-    """Rows of one model under one convention; ``total`` adds them up, ``by_depth`` groups them, ``str()`` draws them."""
+    """Rows of one model under one convention; ``total`` adds them up, ``by_depth`` groups, ``str()`` shows them."""
 
     layers: list[ProfiledLayer]
     convention: Convention
@@ -72,7 +72,7 @@ class Profile:
         return [_sum(path, rows) for path, rows in groups.items()]
 
     def by_component(self) -> list[ProfiledLayer]:
-        """One row for each component, such as "feed-forward"."""
+        """One row for each component: "feed-forward", "projection", "product", ..., "outside the encoder's layers"."""
         groups: dict[str, list[ProfiledLayer]] = {}
         for layer in self.layers:
             groups.setdefault(layer.component, []).append(layer)
@@ -163,16 +163,15 @@ def _storage(model: nn.Module, works: list[Work], convention: Convention,
         work = weighted.get(path)
         row = rows[path] = _row(path, work, type(module).__name__)
         for name, tensor in module.state_dict().items():
-            row.storage_bytes += tensor.numel() * tensor.element_size()
-            row.parameters += module.rows * module.columns if name == "weight_packed" and hasattr(module, "columns") \
-                else tensor.numel()
+            row.storage_bytes += tensor.nbytes
+            row.parameters += tensor.numel() * (8 if name == "weight_packed" else 1)
     for name, parameter in model.named_parameters():
         if any(re.fullmatch(pattern, name) for pattern in not_stored) or any(name.startswith(p + ".") for p in packed):
             continue
-        path = re.sub(r"(\.|^)parametrizations\..*", "", name) if "parametrizations." in name else name
-        path = path.rpartition(".")[0] if path == name else path
+        path = re.sub(r"\.(parametrizations\..*|[^.]*)$", "", name)  # of its module; the model's own keep their name
         work = weighted.get(path)
-        row = rows.setdefault(path, _row(path, work, type(model.get_submodule(path)).__name__))
+        kind = "parameter" if path == name else type(model.get_submodule(path)).__name__
+        row = rows.setdefault(path, _row(path, work, kind))
         is_weight = name == f"{path}.weight" and work is not None
         row.parameters += parameter.numel()
         row.storage_bytes += parameter.numel() * (_bytes(work, convention) if is_weight else convention.float_bytes)
@@ -199,8 +198,8 @@ def _bytes(work: Work, convention: Convention) -> float:
 def _row(path: str, work: Work | None, kind: str) -> ProfiledLayer:
     if work is None:
         return ProfiledLayer(path, kind, "other")
-    return ProfiledLayer(path, work.kind, work.component, weight_bits=work.weight_bits,
-                         activation_bits=work.activation_bits)
+    component = work.component if work.block else OUTSIDE
+    return ProfiledLayer(path, work.kind, component, weight_bits=work.weight_bits, activation_bits=work.activation_bits)
 
 
 # operations
@@ -258,9 +257,13 @@ class _Counter:
 
 def _sum(path: str, rows: list[ProfiledLayer]) -> ProfiledLayer:
     kinds, components = {row.kind for row in rows}, {row.component for row in rows}
-    weight_bits, activation_bits = min(row.weight_bits for row in rows), min(row.activation_bits for row in rows)
-    total = ProfiledLayer(path, kinds.pop() if len(kinds) == 1 else "", components.pop() if len(components) == 1 else "",
-                          weight_bits=weight_bits, activation_bits=activation_bits)
+    total = ProfiledLayer(
+        path,
+        kinds.pop() if len(kinds) == 1 else "",
+        components.pop() if len(components) == 1 else "",
+        weight_bits=min((row.weight_bits for row in rows), default=32),
+        activation_bits=min((row.activation_bits for row in rows), default=32),
+    )
     for row in rows:
         total.add(row)
     return total
