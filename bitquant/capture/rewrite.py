@@ -76,8 +76,7 @@ def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
         attributes.restore()
     with restored(state):
         leaves, _ = flatten(*copied((args, kwargs)))
-        with torch.no_grad():
-            got = _Check(owner, graph, tracer.fused, autocast_eps(device)).run(*leaves)
+        got = _Check(owner, graph, tracer.fused, autocast_eps(device)).run(*leaves)
     if tracer.out_spec is not None:
         got = pytree.tree_unflatten(got, tracer.out_spec)
     compare(expected, got, autocast_eps(device))

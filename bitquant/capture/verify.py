@@ -59,6 +59,7 @@ def compare(expected, got, eps: float = 0.0):
     for a, b in zip(expected, got, strict=True):
         if not isinstance(a, torch.Tensor):
             continue
+        a, b = a.detach(), b.detach() if isinstance(b, torch.Tensor) else b
         if not isinstance(b, torch.Tensor) or a.shape != b.shape or a.dtype != b.dtype:
             raise TraceFailed("the graph returns another shape or dtype than the original")
         if not a.is_floating_point():
