@@ -12,7 +12,7 @@
 namespace bitquant {
 namespace {
 
-constexpr int64_t US_PER_THREAD = 8;  // waking a thread costs a few microseconds, so each must have more work than that
+constexpr int64_t US_PER_THREAD = 20;  // waking a thread costs microseconds, so each must have more work than that
 
 const Kernels *supported(int index) {
     const Kernels *all[3];
