@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import packing
+from . import rules
 
 
 def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
@@ -36,14 +37,7 @@ def binary_linear(
 def binary_attention_rowmax(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, margin: Tensor, scale: Tensor
 ) -> Tensor:
-    if k.shape[2] == 0:
-        return _no_key(q, v)
-    scores = _scores(q, k, keep)
-    # No distance between two scores exceeds 2 d, and a clamped margin is exact in fp32.
-    reach = margin.clamp(max=2 * q.shape[-1]).to(torch.float32)
-    taken = scores >= scores.amax(-1, keepdim=True) - reach
-    if keep is not None:
-        taken &= keep
+    taken = rules.taken_by_row_max(_scores(q, k), keep, margin)
     count = taken.sum(-1, keepdim=True).to(torch.float32)
     return _taken_values(taken, v).div_(count.clamp_(min=1)).mul_(scale).to(q.dtype)
 
@@ -51,19 +45,7 @@ def binary_attention_rowmax(
 def binary_attention_table(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, table: Tensor, ratio: Tensor, scale: Tensor
 ) -> Tensor:
-    if k.shape[2] == 0:
-        return _no_key(q, v)
-    if bool(((table < 0) | (table > 4096)).any()) or bool((ratio < 0).any()):
-        raise ValueError("table entries must be 0 to 4096 and the ratio not negative")
-    scores = _scores(q, k, keep)
-    d = q.shape[-1]
-    delta = (scores.amax(-1, keepdim=True) - scores).div_(2).nan_to_num_(nan=0, posinf=d).to(torch.int64)
-    weight = table[delta]
-    if keep is not None:
-        weight = weight.masked_fill_(~keep, 0)
-    # From 1.0 (2^24) on nothing is taken, as no weight exceeds the sum; the clamp keeps the product inside int64.
-    limit = ratio.clamp(max=1 << 24) * weight.sum(-1, keepdim=True)
-    taken = weight << 24 > limit
+    taken = rules.taken_by_table(_scores(q, k), keep, table, ratio)
     return _taken_values(taken, v).mul_(scale).to(q.dtype)
 
 
@@ -116,17 +98,12 @@ def _sign(x: Tensor, name: str) -> Tensor:
     return _plus_minus(values >= 0)
 
 
-def _scores(q: Tensor, k: Tensor, keep: Tensor | None) -> Tensor:
-    """fp32 (B, H, Tq, Tk): the integer scores, -inf where a key is not kept."""
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """fp32 (B, H, Tq, Tk): the integer scores."""
     with torch.autocast(q.device.type, enabled=False):
-        scores = _sign(q, "q") @ _sign(k, "k").transpose(-1, -2)
-    return scores if keep is None else scores.masked_fill_(~keep, -torch.inf)
+        return _sign(q, "q") @ _sign(k, "k").transpose(-1, -2)
 
 
 def _taken_values(taken: Tensor, v: Tensor) -> Tensor:
     with torch.autocast(v.device.type, enabled=False):
         return taken.to(torch.float32) @ _sign(v, "v")
-
-
-def _no_key(q: Tensor, v: Tensor) -> Tensor:
-    return q.new_zeros(*q.shape[:3], v.shape[-1])

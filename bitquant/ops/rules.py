@@ -24,7 +24,8 @@ def taken_by_row_max(scores: Tensor, keep: Tensor | None, margin: Tensor) -> Ten
     """scores integers (as float or int) (..., Tq, Tk), keep bool broadcastable or None -> bool (..., Tq, Tk): the kept
     keys with ``s_ij >= max_j s_ij - margin``."""
     best = _best_kept(scores, keep)
-    taken = scores >= best - margin.to(scores.dtype)
+    # no distance between two scores exceeds 2 d < 2^24, and a clamped margin is exact in fp32
+    taken = scores >= best - margin.clamp(max=1 << 24).to(scores.dtype)
     return taken if keep is None else taken & keep
 
 
@@ -49,7 +50,8 @@ def taken_by_table(scores: Tensor, keep: Tensor | None, table: Tensor, ratio: Te
     if keep is not None:
         weight = weight * keep
     total = weight.sum(-1, keepdim=True)
-    return weight * 2**RATIO_BITS > ratio * total
+    # from 1.0 on nothing is taken, as no weight exceeds the sum; the clamp keeps the product inside int64
+    return weight << RATIO_BITS > ratio.clamp(max=1 << RATIO_BITS) * total
 
 
 def _best_kept(scores: Tensor, keep: Tensor | None) -> Tensor:
