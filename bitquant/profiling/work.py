@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,8 @@ from bitquant.capture import Site, discover
 from bitquant.capture.fallback import innermost_module
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, record_of
-from bitquant.packed.structure import KINDS
-from bitquant.packed.weights import PackedWeight
 from bitquant.plan import KEPT, Plan
+from bitquant.profiling.calls import quantized_sites
 
 
 @dataclass
@@ -68,26 +66,24 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
     Raises:
         CaptureError: the model does not run on ``example_inputs``.
     """
-    with _quantized_calls(model) as calls, _Densities(model) as densities:
-        discovery = discover(model, example_inputs)
     if isinstance(getattr(model, "_bitquant", None), Record):
         record = record_of(model)
-        blocks, widths = record.blocks, {row.path: row for row in record.rows}
-        sites = [s for s in discovery.sites if not any(_within(s.owner, path) for path in calls)]
+        rows = {row.path: row for row in record.rows}
+        sites, quantized = quantized_sites(model, example_inputs)
+        widths = {path: (rows[path].weight_bits or 1, rows[path].activation_bits) if path in rows else (1, 1)
+                  for path in quantized}  # fmt: skip
+        places, densities = _Places(model, record.blocks, sites), _Densities(model)
     else:
-        plan = Plan(model, discovery, config)
-        blocks, widths, sites = plan.blocks, {}, discovery.sites
-    places = _Places(model, blocks, [*sites, *(call.site for call in calls.values())])
+        with _Densities(model) as densities:
+            discovery = discover(model, example_inputs)
+        plan, sites = Plan(model, discovery, config), discovery.sites
+        chosen = [site for site in sites if bits is not None and _quantizable(plan, site)]
+        widths = {site.path: (bits[0], 32 if site.kind == "embedding" else bits[1]) for site in chosen}
+        places = _Places(model, plan.blocks, sites)
     works = []
-    for site in [*sites, *(call.site for call in calls.values())]:
+    for site in sites:
         work = places.work(site, densities.of(site.owner))
-        if site.path in calls:
-            row = widths.get(site.path)
-            work.weight_bits, work.activation_bits = (row.weight_bits or 1, row.activation_bits) if row else (1, 1)
-        elif bits is not None and _quantizable(plan, site):
-            work.weight_bits, work.activation_bits = bits
-            if site.kind == "embedding":
-                work.activation_bits = 32
+        work.weight_bits, work.activation_bits = widths.get(site.path, (32, 32))
         works += places.split(work, site)
     return works
 
@@ -181,59 +177,6 @@ def _below(path: str, block: str) -> str:
 
 def _within(path: str, module: str) -> bool:
     return path == module or path.startswith(module + ".")
-
-
-# quantized models
-
-
-@dataclass
-class _Call:
-    site: Site
-
-
-@contextmanager
-def _quantized_calls(model: nn.Module):
-    """Path -> site of every trainable or packed 1-bit module that runs inside."""
-    calls: dict[str, _Call] = {}
-    handles = []
-    for path, module in model.named_modules():
-        kind = next((name for name, cls in KINDS.items() if isinstance(module, cls)), None)
-        if kind is not None:
-            handles.append(module.register_forward_hook(_recorder(calls, path, kind), with_kwargs=True))
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _recorder(calls: dict[str, _Call], path: str, kind: str):
-    functional = kind.endswith(("Attention", "Matmul", "Einsum"))
-    kind = kind.removeprefix("Bit").removeprefix("Packed").lower()
-    owner, _, name = path.rpartition(".")
-
-    def record(module, args, kwargs, out):
-        operands = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
-        shapes = tuple(tuple(t.shape) for t in operands)
-        if kind == "attention":
-            macs = math.prod(shapes[0][:-1]) * shapes[1][-2] * (shapes[0][-1] + shapes[2][-1])
-        elif kind == "embedding":
-            macs = 0
-        elif functional:
-            macs = out.numel() * shapes[0][-1]
-        elif isinstance(module, PackedWeight):
-            macs = out.numel() * module.columns
-        else:
-            macs = out.numel() * module.weight[0].numel()
-        site = calls.get(path)
-        if site is None:
-            place = (owner, name) if functional else (path, "")
-            calls[path] = _Call(Site(path, *place, kind, "weight", shapes=shapes, macs=macs, calls=1))
-        else:
-            site.site.macs += macs
-            site.site.calls += 1
-
-    return record
 
 
 class _Densities(TorchFunctionMode):
