@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from dataclasses import replace
 
 import torch
@@ -72,7 +73,7 @@ class _Recorder(TorchFunctionMode):
         self.attention: dict[str, list] = {}  # path -> [paths of its two matmuls, whether a bias is added between]
         self.static: set[str] = set()  # products with an operand that does not depend on the model's input
         self.stack: list[_Call] = []
-        self._readers: dict[int, tuple] = {}  # id of an input tensor -> (the tensor, version, path of its first reader)
+        self._readers: dict[int, tuple] = {}  # id of an input tensor -> (weak reference, path of its first reader)
 
     @contextlib.contextmanager
     def watching(self):
@@ -134,8 +135,11 @@ class _Recorder(TorchFunctionMode):
         return site
 
     def _first_reader(self, tensor, path):
-        kept, reader = self._readers.setdefault(id(tensor), (tensor, path))
-        return reader if kept is tensor and reader != path else None
+        kept, reader = self._readers.get(id(tensor), (None, None))
+        if kept is not None and kept() is tensor:
+            return reader
+        self._readers[id(tensor)] = weakref.ref(tensor), path
+        return None
 
     def result(self) -> Discovery:
         sites = dict(self.sites)

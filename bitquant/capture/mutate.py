@@ -18,7 +18,7 @@ def _reduce_ex(self, protocol):
     # the class exists in no module, so that it is rebuilt from its two parents
     kind = type(self)
     _, _, *rest = object.__reduce_ex__(self, max(protocol, 2))
-    return _rebuild, (kind._mixin, kind._base, kind.__name__), *rest
+    return _rebuild, (kind._mutation_mixin, kind._mutation_base, kind.__name__), *rest
 
 
 @cache
@@ -26,7 +26,12 @@ def mutated_class(mixin: type, base: type, name: str) -> type:
     """The subclass of (mixin, base); equal arguments give the same class."""
     # the fused encoder layers of torch read the weights themselves and would skip every mutated forward in eval mode
     torch.backends.mha.set_fastpath_enabled(False)
-    body = {"_mixin": mixin, "_base": base, "__reduce_ex__": _reduce_ex, "__module__": base.__module__}
+    body = {
+        "_mutation_mixin": mixin,
+        "_mutation_base": base,
+        "__reduce_ex__": _reduce_ex,
+        "__module__": base.__module__,
+    }
     return type(name, (mixin, base), body)
 
 
@@ -63,21 +68,21 @@ def restore_class_(module: nn.Module) -> nn.Module:
     """Undo the last `mutate_class_` of a module, in place."""
     cls = type(module)
     if parametrize.is_parametrized(module):
-        base = cls.__bases__[0]._base
+        base = cls.__bases__[0]._mutation_base
         module.__class__ = type(f"Parametrized{base.__name__}", (base,), _body(cls))
     else:
-        module.__class__ = cls._base
+        module.__class__ = cls._mutation_base
     return module
 
 
 def original_class(module: nn.Module) -> type:
     """The class a module had before any mutation."""
     cls = type(module)
-    while "_base" in vars(cls):
-        cls = cls._base
+    while "_mutation_base" in vars(cls):
+        cls = cls._mutation_base
     return cls
 
 
 def is_mutated(module: nn.Module) -> bool:
     """Whether a module's class comes from `mutate_class_`."""
-    return hasattr(type(module), "_mixin")
+    return hasattr(type(module), "_mutation_mixin")

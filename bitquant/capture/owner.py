@@ -165,3 +165,4 @@ def _fall_back(owner, reason, args, kwargs):
         compare(expected, trial(owner, checked, args, kwargs), modes[0].call.eps)
     except Exception as error:
         capture.path, capture.reason = "float", f"{reason}; interception: {error}"
+        warnings.warn(f"{type(owner).__name__} stays in float: {capture.reason}", stacklevel=2)

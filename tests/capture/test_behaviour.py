@@ -236,6 +236,30 @@ def test_too_many_graphs_fall_back():
     assert "too many graphs" in owners(model)[""]["reason"]
 
 
+def test_compile_without_freezing():
+    model, original, calls = pair("bert")
+    with torch.no_grad():
+        for inputs in calls:
+            call(model, inputs)
+        compiled = torch.compile(model, backend="eager", dynamic=True)
+        for inputs in calls:
+            assert difference(compiled(**inputs), call(original, inputs)) < 1e-5
+
+
+def test_neither_path_is_right():
+    class Odd(nn.Module):
+        def forward(self, x):
+            self.seen = x.shape  # refuses a graph
+            return x @ x.mT + len(torch.overrides._get_current_function_mode_stack())  # sees the interception
+
+    model, x = Odd(), torch.randn(3, 3)
+    with pytest.warns(UserWarning, match="stays in float"):
+        discovery = rewrite_(model, x)
+    (site,) = discovery.sites
+    assert site.traced is None and "differs" in site.reason and type(model) is Odd and not model._modules
+    assert torch.equal(model(x), x @ x.mT)
+
+
 def test_moving_a_model_forgets_its_graphs():
     model, _, calls = pair("bert")
     model.double()
