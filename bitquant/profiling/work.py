@@ -14,7 +14,7 @@ from bitquant.capture import Site, discover
 from bitquant.capture.fallback import innermost_module
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, record_of
-from bitquant.plan import KEPT, Plan
+from bitquant.plan import Plan
 from bitquant.profiling.calls import quantized_sites
 
 
@@ -77,7 +77,7 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
         with _Densities(model) as densities:
             discovery = discover(model, example_inputs)
         plan, sites = Plan(model, discovery, config), discovery.sites
-        chosen = [site for site in sites if bits is not None and _quantizable(plan, site)]
+        chosen = [site for site in sites if bits is not None and plan.decide(site)[0] is not None]
         widths = {site.path: (bits[0], 32 if site.kind == "embedding" else bits[1]) for site in chosen}
         places = _Places(model, plan.blocks, sites)
     works = []
@@ -86,13 +86,6 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
         work.weight_bits, work.activation_bits = widths.get(site.path, (32, 32))
         works += places.split(work, site)
     return works
-
-
-def _quantizable(plan: Plan, site: Site) -> bool:
-    """Whether a float model's product would be quantized; convolutions of encoder blocks are."""
-    chosen, reason = plan.decide(site)
-    inside = any(_within(site.path, block) for block in plan.blocks)
-    return chosen is not None or ("conv" in site.kind and inside and reason != KEPT)
 
 
 class _Places:
@@ -191,7 +184,7 @@ class _Densities(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention:
             mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
+            if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and not mask.is_meta:
                 with torch._C.DisableTorchFunction():
                     self.found[self.paths.get(innermost_module(), "")] = mask.double().mean().item()
         return func(*args, **kwargs)
