@@ -5,9 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 from bitquant.coverage import record_of
-from bitquant.nn import BitAttention, BitEmbedding, BitLinear
-from bitquant.packed import PackedAttention, PackedEmbedding, PackedLinear
+from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitLinear
+from bitquant.nn.weights import QuantizedWeight
+from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedLinear
 from bitquant.packed.structure import replace_everywhere_
+
+PACKED = {BitLinear: PackedLinear, BitConv: PackedConv, BitEmbedding: PackedEmbedding}
 
 
 def convert_(model: nn.Module) -> None:
@@ -23,14 +26,8 @@ def convert_(model: nn.Module) -> None:
     packed = {}
     for path, module in model.named_modules():
         try:
-            if isinstance(module, (BitLinear, BitEmbedding)) and module.weight_quantizer.bits != 1:
-                continue
-            if isinstance(module, BitLinear):
-                packed[module] = PackedLinear.from_trained(module)
-            elif isinstance(module, BitEmbedding):
-                packed[module] = PackedEmbedding.from_trained(module)
-            elif isinstance(module, BitAttention) and module.in_integers:
-                packed[module] = PackedAttention.from_trained(module)
+            if (replacement := _packed(module)) is not None:
+                packed[module] = replacement
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if not packed:
@@ -38,3 +35,12 @@ def convert_(model: nn.Module) -> None:
     for module, replacement in packed.items():
         replace_everywhere_(model, module, replacement)
     model.eval().requires_grad_(False)
+
+
+def _packed(module: nn.Module) -> nn.Module | None:
+    """The packed form of a trained layer; None for anything else, and for float weights and float softmaxes."""
+    if isinstance(module, QuantizedWeight) and module.weight_quantizer.bits == 1:
+        return next(packed for kind, packed in PACKED.items() if isinstance(module, kind)).from_trained(module)
+    if isinstance(module, BitAttention) and module.in_integers:
+        return PackedAttention.from_trained(module)
+    return None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..packing import words_for
 from . import checks, dispatch, naive
+from .checks import output_size
 from .dispatch import Backend, BackendUnavailable, backends, use_backend
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "binary_attention_table",
     "binary_embedding",
     "binary_linear",
+    "convolution",
+    "integer_linear",
     "threshold_pack",
     "use_backend",
 ]
@@ -39,7 +42,7 @@ def _operator(schema: str, check, fake):
 
     def on_cpu(*args):
         check(*args)
-        return getattr(dispatch.current(), name)(*args)
+        return getattr(dispatch.current(), name, definition)(*args)
 
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, on_any_device, "CompositeExplicitAutograd")
@@ -61,6 +64,24 @@ _binary_linear = _operator(
     " -> Tensor",
     lambda x, threshold, strict, *weight: checks.binary_linear(x, threshold, *weight),
     lambda x, threshold, strict, lanes, out_features, scale, bias: x.new_empty((*x.shape[:-1], out_features)),
+)
+_integer_linear = _operator(
+    "integer_linear(Tensor x, Tensor offset, Tensor? step, int bits, bool signed, Tensor lanes, int out_features,"
+    " Tensor scale, Tensor? bias) -> Tensor",
+    lambda x, offset, step, bits, signed, *weight: (
+        checks.binary_linear(x, offset, *weight),
+        checks.quantizer(bits, step),
+    ),
+    lambda x, offset, step, bits, signed, lanes, out_features, scale, bias: x.new_empty((*x.shape[:-1], out_features)),
+)
+_convolution = _operator(
+    "convolution(Tensor x, Tensor offset, Tensor? step, int bits, bool signed, Tensor lanes, int out_channels,"
+    " int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups, Tensor scale, Tensor? bias)"
+    " -> Tensor",
+    checks.convolution,
+    lambda x, offset, step, bits, signed, lanes, out_channels, *geometry: x.new_empty(
+        (x.shape[0], out_channels, *output_size(x.shape[2:], *geometry[:4]))
+    ),
 )
 _binary_attention_rowmax = _operator(
     "binary_attention_rowmax(Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor margin, Tensor scale) -> Tensor",
@@ -119,6 +140,74 @@ def binary_linear(
         ValueError: NaN in ``x``, or a wrong dtype or shape.
     """
     return _binary_linear(x, threshold, strict, lanes, out_features, scale, bias)
+
+
+def integer_linear(
+    x: Tensor,
+    offset: Tensor,
+    step: Tensor | None,
+    bits: int,
+    signed: bool,
+    lanes: Tensor,
+    out_features: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """Quantize ``x`` to k bits and multiply it with a +-1 weight: ``fl(fl(acc * scale) + bias)`` (contracts 1 to 3).
+
+    Args:
+        x: (..., K) float.
+        offset: fp32 [K] or [1], the shift added to ``x``. step: fp32 [1], the width of a level; None at 32 bits.
+        bits: 2, 4 or 8: ``level = clip(rint(fl(fl(x + offset) / step)))``; 32: the float itself.
+        signed: levels ``-2^(k-1) .. 2^(k-1) - 1``, else ``0 .. 2^k - 1``.
+        lanes, out_features, scale, bias: as in :func:`binary_linear`.
+
+    Returns:
+        (..., N) in the dtype of ``x``, computed in fp32.
+
+    Raises:
+        ValueError: NaN in ``x``, or a wrong dtype, shape or width.
+    """
+    return _integer_linear(x, offset, step, bits, signed, lanes, out_features, scale, bias)
+
+
+def convolution(
+    x: Tensor,
+    offset: Tensor,
+    step: Tensor | None,
+    bits: int,
+    signed: bool,
+    lanes: Tensor,
+    out_channels: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """Quantize ``x`` and convolve it with a +-1 weight (contracts 1, 2, 3 and 5).
+
+    Borders count 0, and so does every place whose input vector is exactly zero.
+
+    Args:
+        x: (B, C, T) or (B, C, H, W) float.
+        offset, step, bits, signed: as in :func:`integer_linear`, per channel; at 1 bit ``offset`` is the threshold of
+            :func:`threshold_pack`.
+        lanes: ``packing.to_lanes`` of the weight's rows, ordered ``tap * C / groups + c``.
+        kernel_size, stride, dilation: one number a dimension; padding: before and after, two numbers a dimension.
+        scale: fp32 [out_channels] or [1]. bias: fp32 [out_channels] or None.
+
+    Returns:
+        (B, out_channels, *space) in the dtype of ``x``, computed in fp32.
+
+    Raises:
+        ValueError: NaN in ``x``, or a wrong dtype, shape or width.
+    """
+    return _convolution(
+        x, offset, step, bits, signed, lanes, out_channels, kernel_size, stride, padding, dilation, groups, scale, bias
+    )
 
 
 def binary_attention_rowmax(

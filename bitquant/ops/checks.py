@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,49 @@ def binary_linear(
     _vector(scale, out_features, "scale")
     if bias is not None:
         _vector(bias, out_features, "bias", scalar=False)
+
+
+def quantizer(bits: int, step: Tensor | None) -> None:
+    if bits not in (1, 2, 4, 8, 32):
+        raise ValueError(f"bits must be 1, 2, 4, 8 or 32, got {bits}")
+    if 1 < bits <= 8:
+        if step is None:
+            raise ValueError(f"{bits}-bit levels need a step")
+        _vector(step, 1, "step")
+
+
+def output_size(space, kernel_size, stride, padding, dilation) -> list[int]:
+    """Length of each dimension after a convolution; ``padding`` is before and after, two numbers a dimension."""
+    return [
+        (length + padding[2 * i] + padding[2 * i + 1] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1
+        for i, length in enumerate(space)
+    ]
+
+
+def convolution(
+    x, offset, step, bits, signed, lanes, out_channels, kernel_size, stride, padding, dilation, groups, scale, bias
+) -> None:
+    space = len(kernel_size)
+    if space not in (1, 2) or x.ndim != space + 2 or x.dtype not in FLOATS:
+        raise ValueError(f"x must be a float tensor (B, C, T) or (B, C, H, W), got {x.dtype} {tuple(x.shape)}")
+    if (len(stride), len(dilation), len(padding)) != (space, space, 2 * space):
+        raise ValueError(f"a {space}-D convolution needs {space} strides and dilations and {2 * space} paddings")
+    if min(*kernel_size, *stride, *dilation) < 1 or min(padding) < 0:
+        raise ValueError("kernel, stride and dilation must be at least 1, padding at least 0")
+    channels = x.shape[1]
+    if groups < 1 or channels < 1 or channels % groups or out_channels % groups:
+        raise ValueError(f"{channels} and {out_channels} channels cannot be split into {groups} groups")
+    if min(output_size(x.shape[2:], kernel_size, stride, padding, dilation)) < 1:
+        raise ValueError(f"an input of size {tuple(x.shape[2:])} is smaller than the kernel {list(kernel_size)}")
+    quantizer(bits, step)
+    _vector(offset, channels, "offset")
+    columns = math.prod(kernel_size) * (channels // groups)
+    shape = ((out_channels + LANES - 1) // LANES, (columns + WORD_BITS - 1) // WORD_BITS, LANES)
+    if lanes.shape != shape or lanes.dtype != torch.int32:
+        raise ValueError(f"this convolution needs int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")
+    _vector(scale, out_channels, "scale")
+    if bias is not None:
+        _vector(bias, out_channels, "bias", scalar=False)
 
 
 def binary_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: Tensor) -> None:

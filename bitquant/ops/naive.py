@@ -6,6 +6,7 @@ around them, as a bf16 product is exact only to 256. Arguments are checked by ``
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -34,6 +35,60 @@ def binary_linear(
     return out.to(x.dtype)
 
 
+def integer_linear(
+    x: Tensor,
+    offset: Tensor,
+    step: Tensor | None,
+    bits: int,
+    signed: bool,
+    lanes: Tensor,
+    out_features: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    levels = _levels(x, offset, step, bits, signed)
+    weight = _signs_of_words(packing.from_lanes(lanes, out_features), x.shape[-1]).contiguous()
+    with torch.autocast(x.device.type, enabled=False):
+        acc = torch.nn.functional.linear(levels, weight)
+    out = acc * scale
+    return (out if bias is None else out + bias).to(x.dtype)
+
+
+def convolution(
+    x: Tensor,
+    offset: Tensor,
+    step: Tensor | None,
+    bits: int,
+    signed: bool,
+    lanes: Tensor,
+    out_channels: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    space = len(kernel_size)
+    by_channel = x.movedim(1, -1)
+    valid = (by_channel != 0).any(-1, keepdim=True)
+    levels = (_levels(by_channel, offset, step, bits, signed) * valid).movedim(-1, 1)
+    taps = math.prod(kernel_size)
+    signs = _signs_of_words(packing.from_lanes(lanes, out_channels), taps * (x.shape[1] // groups))
+    weight = signs.view(out_channels, *kernel_size, -1).movedim(-1, 1).contiguous()
+    before, after = padding[::2], padding[1::2]
+    if before != after:
+        sides = [side for i in reversed(range(space)) for side in (before[i], after[i])]
+        levels = torch.nn.functional.pad(levels, sides)
+        before = [0] * space
+    convolve = torch.nn.functional.conv1d if space == 1 else torch.nn.functional.conv2d
+    with torch.autocast(x.device.type, enabled=False):
+        acc = convolve(levels, weight, None, stride, before, dilation, groups)
+    out = acc * scale.view(-1, *[1] * space)
+    return (out if bias is None else out + bias.view(-1, *[1] * space)).to(x.dtype)
+
+
 def binary_attention_rowmax(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, margin: Tensor, scale: Tensor
 ) -> Tensor:
@@ -57,6 +112,19 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
     signs = _signs_of_bytes(packed[flat], dim)
     out = signs * (scale if scale.numel() == 1 else scale[flat].unsqueeze(-1))
     return out.view(*indices.shape, dim)
+
+
+def _levels(x: Tensor, offset: Tensor, step: Tensor | None, bits: int, signed: bool) -> Tensor:
+    """fp32 levels of x: two values at 1 bit, LSQ levels at 2 to 8, x itself at 32."""
+    if bits == 1:
+        compared = _compare(x, offset, not signed)
+        return _plus_minus(compared) if signed else compared.to(torch.float32)
+    values = x.to(torch.float32)
+    _reject_nan(values, "x")
+    if bits == 32:
+        return values
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    return torch.round((values + offset) / step).clamp_(low, high)
 
 
 def _compare(x: Tensor, threshold: Tensor, strict: bool) -> Tensor:

@@ -1,8 +1,9 @@
 """Inference layers on packed buffers, one file each, and the structure that rebuilds them from a checkpoint."""
 
 from .attention import PackedAttention
+from .conv import PackedConv
 from .embedding import PackedEmbedding
 from .linear import PackedLinear
 from .structure import restore_, structure
 
-__all__ = ["PackedAttention", "PackedEmbedding", "PackedLinear", "restore_", "structure"]
+__all__ = ["PackedAttention", "PackedConv", "PackedEmbedding", "PackedLinear", "restore_", "structure"]

@@ -13,12 +13,18 @@ from bitquant.config import QuantConfig
 from bitquant.coverage import Record, record_of
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
+from bitquant.packed.conv import PackedConv
 from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.linear import PackedLinear
 
 MUTATED = {"BitLinear": BitLinear, "BitConv": BitConv, "BitEmbedding": BitEmbedding}
 CHILDREN = {"BitAttention": BitAttention, "BitMatmul": BitMatmul, "BitEinsum": BitEinsum}
-PACKED = {"PackedLinear": PackedLinear, "PackedEmbedding": PackedEmbedding, "PackedAttention": PackedAttention}
+PACKED = {
+    "PackedLinear": PackedLinear,
+    "PackedConv": PackedConv,
+    "PackedEmbedding": PackedEmbedding,
+    "PackedAttention": PackedAttention,
+}
 KINDS = {**MUTATED, **CHILDREN, **PACKED}
 
 

@@ -1,4 +1,4 @@
-"""What packed layers share: a weight that exists only as bits."""
+"""What packed layers share: a weight that exists only as bits, and the quantizer of their input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitquant import packing
+from bitquant.nn.weights import QuantizedLayer
 
 
 def positive(scale: Tensor) -> None:
@@ -56,3 +57,74 @@ class PackedWeight(nn.Module):
             self.lanes = packing.to_lanes(packing.to_words(packed, self.columns))
         except ValueError as error:
             errors.append(f"{key}: {error}")
+
+
+class PackedLayer(PackedWeight):
+    """A packed weight and its quantized input: ``fl(fl(acc * scale) + bias)``.
+
+    Buffers beside the weight: ``offset`` fp32 [width], the threshold of a 1-bit input or the shift of a wider one;
+    ``step`` fp32 [1], its scale (2 to 8 bits only); ``scale`` fp32 [rows] or [1], activation times weight scale;
+    ``bias`` fp32 [rows] or absent.
+
+    Args:
+        rows, columns: of the weight. width: features or channels of the input.
+        bits: of the input: 1, 2, 4, 8, or 32 for a float one.
+        signed: {-1, +1} or two's complement levels, rather than levels from 0.
+        scales: number of scales, rows or 1.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        *,
+        width: int,
+        bits: int,
+        signed: bool,
+        bias: bool,
+        scales: int,
+        device: torch.device | None = None,
+    ):
+        super().__init__(rows, columns, device=device)
+        self.bits, self.signed = bits, signed
+        self.register_buffer("offset", torch.zeros(width, device=device))
+        self.register_buffer("step", torch.ones(1, device=device) if 1 < bits <= 8 else None)
+        self.register_buffer("scale", torch.ones(scales, device=device))
+        self.register_buffer("bias", torch.zeros(rows, device=device) if bias else None)
+
+    @torch.no_grad()
+    def take(self, layer: QuantizedLayer, bits: Tensor) -> None:
+        """Fix what a trained layer has learnt; ``bits`` bool (rows, columns) in the order of the kernels.
+
+        ValueError when a scale is not positive and finite.
+        """
+        quantizer = layer.input_quantizer
+        scale = quantizer.scale() * layer.weight_quantizer.scale(layer.weight)
+        positive(scale)
+        self.pack(bits)
+        self.offset.copy_(quantizer.threshold() if self.bits == 1 else quantizer.shift)
+        if self.step is not None:
+            self.step.copy_(quantizer.scale())
+        self.scale.copy_(scale)
+        if layer.bias is not None:
+            self.bias.copy_(layer.bias)
+
+    @staticmethod
+    def options(layer: QuantizedLayer) -> dict:
+        """The arguments that a trained layer decides, but for its shape."""
+        weight_scale = layer.weight_quantizer.scale(layer.weight)
+        quantizer = layer.input_quantizer
+        return {
+            "bits": quantizer.bits,
+            "signed": quantizer.levels == "signed",
+            "bias": layer.bias is not None,
+            "scales": weight_scale.numel(),
+        }
+
+    def spec(self) -> dict:
+        """JSON-able arguments that build this layer's skeleton, but for its shape."""
+        return {"bits": self.bits, "signed": self.signed, "bias": self.bias is not None, "scales": self.scale.numel()}
+
+    def levels_repr(self) -> str:
+        kind = ("{-1, +1}" if self.signed else "{0, 1}") if self.bits == 1 else f"{self.bits}-bit"
+        return f"{kind} input"

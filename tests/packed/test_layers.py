@@ -6,8 +6,8 @@ from torch import nn
 
 from bitquant import QuantConfig, ops
 from bitquant.capture import mutate_class_
-from bitquant.nn import BitEmbedding, BitLinear
-from bitquant.packed import PackedEmbedding, PackedLinear
+from bitquant.nn import BitConv, BitEmbedding, BitLinear
+from bitquant.packed import PackedConv, PackedEmbedding, PackedLinear
 
 PRESETS = ["bit-ref", "bit-plus"]
 
@@ -70,6 +70,64 @@ def test_linear_dtypes(dtype):
     assert out.dtype == dtype
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8, 32])
+@pytest.mark.parametrize("shape", [(1, 1), (63, 100), (1000, 17)], ids=str)
+@pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "unit"])
+def test_wider_inputs(bits, shape, nonnegative):
+    k, n = shape
+    layer = trained_linear("bit-plus", k, n, nonnegative=nonnegative, activation_bits=bits)
+    packed = PackedLinear.from_trained(layer)
+    for lead in [(), (5,), (2, 7), (0,)]:
+        x = 3 * torch.randn(*lead, k)
+        assert_same(layer, packed, x.relu() if nonnegative else x)
+    assert_same(layer, packed, torch.randn(k, 6).T)
+    halves = (torch.arange(5 * k).view(5, k) - 8) * 0.5 * layer.input_quantizer.scale()  # ties go to even
+    assert_same(layer, packed, halves - layer.input_quantizer.shift.detach())
+
+
+CONVOLUTIONS = {
+    "plain": (nn.Conv1d, 3, 5, 3, {}),
+    "stride": (nn.Conv1d, 4, 6, 3, {"stride": 2, "padding": 1}),
+    "dilation": (nn.Conv1d, 4, 6, 3, {"dilation": 2, "padding": 2, "bias": False}),
+    "groups": (nn.Conv1d, 6, 9, 5, {"groups": 3, "padding": 2}),
+    "depthwise": (nn.Conv1d, 7, 7, 31, {"groups": 7, "padding": 15}),
+    "same": (nn.Conv1d, 3, 4, 4, {"padding": "same"}),
+    "reflect": (nn.Conv1d, 3, 4, 3, {"padding": 1, "padding_mode": "reflect"}),
+    "pointwise": (nn.Conv1d, 63, 100, 1, {}),
+    "wide": (nn.Conv1d, 100, 20, 3, {"padding": 1}),
+    "patches": (nn.Conv2d, 3, 8, 4, {"stride": 4}),
+    "square": (nn.Conv2d, 5, 6, (3, 5), {"padding": (1, 2), "stride": (2, 1), "dilation": (1, 2)}),
+    "depthwise-2d": (nn.Conv2d, 6, 6, 7, {"padding": 3, "groups": 6}),
+    "same-2d": (nn.Conv2d, 2, 3, (2, 4), {"padding": "same"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 32])
+@pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "unit"])
+def test_convolution(name, bits, nonnegative):
+    torch.manual_seed(0)
+    kind, c_in, c_out, kernel, options = CONVOLUTIONS[name]
+    layer = kind(c_in, c_out, kernel, **options)
+    mutate_class_(layer, BitConv)
+    layer.add_quantizers(QuantConfig.preset("bit-plus", activation_bits=bits), nonnegative=nonnegative)
+    with torch.no_grad():
+        layer.input_quantizer.alpha.fill_(0.83)
+        layer.input_quantizer.shift.normal_(std=0.3)
+    packed = PackedConv.from_trained(layer)
+    space = (33,) if kind is nn.Conv1d else (16, 20)
+    x = torch.randn(2, c_in, *space)
+    x = x.relu() if nonnegative else x
+    x[1, ..., 13:] = 0.0  # masked frames
+    assert_same(layer, packed, x)
+    assert_same(layer, packed, x[0])
+    assert_same(layer, packed, x[:0])
+    if bits < 32:  # a float sum depends on the order that a memory layout suggests
+        assert_same(layer, packed, x.transpose(0, 1).contiguous().transpose(0, 1))
+    assert_same(layer, packed, x.half())
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("dim", [1, 63, 100])
 def test_embedding(preset, dim):
@@ -102,7 +160,7 @@ def test_loading_checks_the_bits():
     layer = trained_linear("bit-plus", 63, 5)
     packed = PackedLinear.from_trained(layer)
     saved = packed.state_dict()
-    other = PackedLinear(63, 5, strict=False, bias=True, scales=5)
+    other = PackedLinear(63, 5, bits=1, signed=True, bias=True, scales=5)
     other.load_state_dict(saved)
     x = torch.randn(4, 63)
     assert torch.equal(other(x), packed(x))
