@@ -109,15 +109,14 @@ class Chains:
         if chain is not None:
             self._put(out, chain, out)
 
-    def follow_module(self, module, handle, source, out):
-        """Carry a chain over a call of a `transparent` module whose inside is not traced."""
-        chain = self.get(source)
-        if chain is None or not isinstance(self.value(out), torch.Tensor):
+    def follow_module(self, chain, module, out):
+        """Carry `chain`, found before the call, over a `transparent` module whose inside is not traced."""
+        if not isinstance(self.value(out), torch.Tensor):
             return
         if type(module).forward is nn.Softmax.forward:
-            chain = _softmax(self, chain, 0, (source, module.dim), {}, out)
+            chain = _softmax(self, chain, 0, (chain.steps[-1], module.dim), {}, out)
         elif type(module).forward is nn.Dropout.forward:
-            chain = None if chain.softmax is None else replace(chain, dropout=handle)
+            chain = None if chain.softmax is None or chain.dropout != 0.0 else replace(chain, dropout=module)
         if chain is not None:
             self._put(out, chain, out)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ _MONOTONE = _SHAPE | words(  # of non-negative operands, a non-negative result
     "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d sqrt pow clamp clamp_max "
     "pixel_shuffle pixel_unshuffle"
 )
+_WITH_NUMBERS = words("mul div add masked_fill where pad clamp clamp_max")  # a negative one spoils the sign
 _KEEP_WEIGHTS = _SHAPE | words("dropout masked_fill")
 
 
@@ -70,6 +71,10 @@ class Ledger:
         self._facts[tensor] = (version(tensor), facts)
 
     def get(self, tensor) -> Facts:
+        facts = self._recorded(tensor)
+        return replace(facts, nonnegative=True) if tensor.dtype == torch.bool else facts
+
+    def _recorded(self, tensor) -> Facts:
         count, facts = self._facts.get(tensor, (0, _UNKNOWN))
         if count != version(tensor):  # changed in place by something unseen
             return Facts(dynamic=facts.dynamic, learned=facts.learned)
@@ -112,7 +117,6 @@ class Ledger:
         if name == "setitem":
             name = "where"
         numeric = [a for a in (*args, *kwargs.values()) if isinstance(a, numbers.Number)]
-        if name in ("mul", "div", "add", "masked_fill", "where", "pad", "setitem") and any(a < 0 for a in numeric):
+        if name in _WITH_NUMBERS and any(a < 0 for a in numeric):
             return False
-        # a mask or an index has no facts that matter: boolean and integer operands are judged like the others
         return name in _MONOTONE and bool(known) and all(f.nonnegative for f in known)

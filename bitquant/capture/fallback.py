@@ -88,9 +88,9 @@ class _InterceptedCall(Interceptor):
         fused(chain, value, functools.partial(self._check, chain))
         return NotImplemented
 
-    def _check(self, chain, query, key, value, **kwargs):
-        check_attention(chain, chain.softmax, query, key, value, self.eps, **kwargs)
-        return value
+    def _check(self, chain, *operands, **kwargs):
+        check_attention(chain, chain.softmax, chain.weights, operands, self.eps, **kwargs)
+        return operands[2]
 
 
 def comparable(owner: nn.Module, forward):

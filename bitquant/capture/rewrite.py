@@ -95,9 +95,10 @@ class _Check(fx.Interpreter):
         chain = self.chains.get(n)
         if chain is None:
             return super().run_node(n)
-        (query, key, value), kwargs = self.fetch_args_kwargs_from_env(n)
-        check_attention(chain, self.env[chain.softmax.node], query, key, value, self.eps, **kwargs)
-        return chain.times(self.env[chain.weights.node], value)
+        operands, kwargs = self.fetch_args_kwargs_from_env(n)
+        undropped, weights = self.env[chain.softmax.node], self.env[chain.weights.node]
+        check_attention(chain, undropped, weights, operands, self.eps, **kwargs)
+        return chain.times(weights, operands[2])
 
     def call_module(self, target, args, kwargs):
         if target.startswith(PREFIX) and "." not in target:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-MODULE_KINDS = ("linear", "conv1d", "conv2d", "conv3d", "embedding")
-
 
 @dataclass
 class Site:

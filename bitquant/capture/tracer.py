@@ -78,9 +78,10 @@ class OwnerTracer(fx.Tracer):
             return forward(*args, **kwargs)
         if module not in self.submodule_paths and not module.state_dict():
             return forward(*args, **kwargs)  # made in forward, as in nn.Softmax(dim=-1)(scores)
+        carried = self.call.chains.find(args, kwargs) if transparent(module) else None
         out = super().call_module(module, forward, args, kwargs)
-        if transparent(module) and args:
-            self.call.chains.follow_module(module, module, args[0], out)
+        if carried is not None:
+            self.call.chains.follow_module(carried, module, out)
         return out
 
     def getattr(self, attr, attr_val, parameter_proxy_cache):

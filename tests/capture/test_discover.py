@@ -2,10 +2,10 @@
 
 import copy
 
+import encoder_zoo as zoo
 import pytest
 import torch
 import torch.nn.functional as F
-import zoo
 from identity import Child, rewrite_
 from torch import nn
 
@@ -71,6 +71,40 @@ def test_signs_of_weights_and_in_place_operations():
 
     discovery = discover(Model(), torch.randn(3, 4))
     assert [s.nonnegative[0] for s in discovery.sites] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("function", "nonnegative"),
+    [
+        (lambda x: F.relu(x) * 0.5 + 1, True),
+        (lambda x: F.relu(x) * -0.5, False),
+        (lambda x: F.relu(x) - 1, False),
+        (lambda x: x.sigmoid().masked_fill(x > 0, 0.0), True),
+        (lambda x: x.sigmoid().masked_fill(x > 0, -1.0), False),
+        (lambda x: torch.where(x > 0, x, torch.zeros_like(x)), False),
+        (lambda x: x.relu().clamp(max=-1.0), False),
+        (lambda x: x.clamp(min=0.0), True),
+        (lambda x: F.dropout(x.softmax(-1)).flip(0)[:, :3].repeat(1, 2)[:, :4], True),
+        (lambda x: torch.cat([x.relu(), x.exp()], 0)[:3], True),
+        (lambda x: torch.cat([x.relu(), x], 0)[:3], False),
+        (lambda x: x**2, True),
+        (lambda x: x**3, False),
+        (lambda x: F.pad(x.abs(), (1, -1), value=-1.0), False),
+        (lambda x: F.gelu(x), False),
+        (lambda x: F.layer_norm(x.relu(), (4,)), False),
+    ],
+)
+def test_sign(function, nonnegative):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.linear(function(x))
+
+    (site,) = discover(Model(), torch.randn(3, 4)).sites
+    assert site.nonnegative == (nonnegative, False)
 
 
 def test_attention_is_one_site_with_a_plain_mask_and_two_with_a_bias():

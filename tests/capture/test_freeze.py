@@ -2,9 +2,9 @@
 
 import copy
 
+import encoder_zoo as zoo
 import pytest
 import torch
-import zoo
 from identity import Child, call, difference, rewrite_
 
 from bitquant.capture import CaptureError, code, freeze_, owners

@@ -2,9 +2,9 @@
 
 import copy
 
+import encoder_zoo as zoo
 import pytest
 import torch
-import zoo
 from identity import Meter, call, difference, double, gradient_difference, gradients, rewrite_
 
 from bitquant.capture import owners
