@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_scale": "row",
         "weight_scale_learnable": True,
         "weight_center": "none",
-        "ste": "smooth",
+        "ste": "window",
         "attention": "row-max",
         "relu": False,
         "signed_init": 1.0,
@@ -81,13 +81,13 @@ class QuantConfig:
     weight_scale: str = "row"
     weight_scale_learnable: bool = True
     weight_center: str = "none"
-    ste: str = "smooth"
+    ste: str = "window"
     attention: str = "row-max"
     attention_keep: float = 0.25
     relu: bool = False
     signed_init: float = 1.0
     embeddings: bool = True
-    float_embeddings: str = r".*(position|token_type|segment|relative|bias).*"
+    float_embeddings: str = r".*(position|token_type|segment|relative|rel_|bias).*"
     modules_to_not_convert: tuple[str, ...] = ()
     rules: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     version: int = FORMAT_VERSION

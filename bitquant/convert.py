@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from bitquant.coverage import record_of
-from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitLinear
+from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitFunctionalLinear, BitLinear
 from bitquant.nn.weights import QuantizedWeight
-from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedLinear
+from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
+from bitquant.packed.functional import drop_parameter_
 from bitquant.packed.structure import replace_everywhere_
 
 PACKED = {BitLinear: PackedLinear, BitConv: PackedConv, BitEmbedding: PackedEmbedding}
@@ -26,21 +27,30 @@ def convert_(model: nn.Module) -> None:
     packed = {}
     for path, module in model.named_modules():
         try:
-            if (replacement := _packed(module)) is not None:
-                packed[module] = replacement
+            if (replacement := _packed(model, path, module)) is not None:
+                packed[path] = module, replacement
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if not packed:
         raise ValueError("this model has no layer left to pack; it was converted already")
-    for module, replacement in packed.items():
+    for path, (module, replacement) in packed.items():
         replace_everywhere_(model, module, replacement)
+        if isinstance(replacement, PackedFunctionalLinear):
+            drop_parameter_(_owner(model, path), replacement.parameter)
     model.eval().requires_grad_(False)
 
 
-def _packed(module: nn.Module) -> nn.Module | None:
+def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
     """The packed form of a trained layer; None for anything else, and for float weights and float softmaxes."""
-    if isinstance(module, QuantizedWeight) and module.weight_quantizer.bits == 1:
-        return next(packed for kind, packed in PACKED.items() if isinstance(module, kind)).from_trained(module)
-    if isinstance(module, BitAttention) and module.in_integers:
-        return PackedAttention.from_trained(module)
-    return None
+    if isinstance(module, BitAttention):
+        return PackedAttention.from_trained(module) if module.in_integers else None
+    if not isinstance(module, (BitFunctionalLinear, QuantizedWeight)) or module.weight_quantizer.bits != 1:
+        return None
+    if isinstance(module, BitFunctionalLinear):
+        return PackedFunctionalLinear.from_call(module, _owner(model, path).get_parameter(module.parameter))
+    return next(packed for kind, packed in PACKED.items() if isinstance(module, kind)).from_trained(module)
+
+
+def _owner(model: nn.Module, path: str) -> nn.Module:
+    """The module that holds the child at ``path``."""
+    return model.get_submodule(path.rpartition(".")[0])

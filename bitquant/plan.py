@@ -15,7 +15,7 @@ STEM = "input stem"
 HEAD = "task head"
 POSITIONS = "position or type embedding"
 TIED = "tied to a layer that stays float"
-PARAMETER = "product with a parameter outside a layer"
+PARAMETER = "product with a part of a parameter"
 UNSUPPORTED = "this use of the layer has no 1-bit form"
 UNSEEN = "not run by the example inputs"
 
@@ -54,7 +54,7 @@ class Plan:
             return POSITIONS if re.fullmatch(chosen.float_embeddings, site.path) else None
         if (outside := self._outside(_place(site))) is not None:
             return outside
-        return PARAMETER if site.role == "parameter" else None
+        return None
 
     def _outside(self, place: str) -> str | None:
         """The reason why a place outside the encoder stays float; None inside it (and for a pooler, as in BiT)."""

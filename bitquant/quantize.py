@@ -14,8 +14,8 @@ from bitquant.capture import CaptureError, Site, discover, mutate_class_, wrap_o
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, Row
 from bitquant.inputs import padding_mask, run
-from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitLinear, BitMatmul
-from bitquant.plan import UNSUPPORTED, Plan
+from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
+from bitquant.plan import PARAMETER, UNSUPPORTED, Plan
 from bitquant.quantizers import ActivationQuantizer
 
 
@@ -51,7 +51,8 @@ def quantize_(
     def make_child(site: Site) -> nn.Module | None:
         chosen, reason = plan.decide(site)
         child = _quantized_product(model, site, chosen) if chosen else None
-        decided[site.path] = (chosen, reason if child is not None else reason or UNSUPPORTED)
+        without = PARAMETER if site.role == "parameter" else UNSUPPORTED
+        decided[site.path] = (chosen, reason if child is not None else reason or without)
         return child
 
     for site in discovery.sites:
@@ -101,9 +102,23 @@ def _quantized_product(model: nn.Module, site: Site, config: QuantConfig) -> nn.
     if site.kind == "matmul":
         sides = tuple(site.nonnegative[:2])
         return BitMatmul(config, nonnegative=sides, probability=site.role == "pv" and sides[0], device=device)
+    if site.kind == "linear_fn" and site.role == "parameter":
+        return _functional_linear(model, site, config, device)
     if site.kind == "einsum" and len(site.shapes) == 2:
         return BitEinsum(config, nonnegative=tuple(site.nonnegative[:2]), device=device)
     return None
+
+
+def _functional_linear(model: nn.Module, site: Site, config: QuantConfig, device) -> nn.Module | None:
+    """For a product with a whole parameter of the owner; a part of one stays float."""
+    path = site.parameters[1]
+    inside = path is not None and (not site.owner or path.startswith(site.owner + "."))
+    if not inside or model.get_parameter(path).shape != torch.Size(site.shapes[1]):
+        return None
+    name = path[len(site.owner) + 1 :] if site.owner else path
+    return BitFunctionalLinear(
+        config, shape=site.shapes[1], parameter=name, nonnegative=site.nonnegative[0], device=device
+    )
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ PATHS = ["encoder.layer.0.attention.self.query", "encoder.layer.0.output.dense",
 @pytest.mark.parametrize("name", ["bit-ref", "bit-plus"])
 def test_json_round_trip(name):
     config = QuantConfig.preset(
-        name, modules_to_not_convert=["pooler"], rules={"re:.*query": {"ste": "window"}, "pooler.dense": None}
+        name, modules_to_not_convert=["pooler"], rules={"re:.*query": {"ste": "smooth"}, "pooler.dense": None}
     )
     assert QuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -19,7 +19,7 @@ def test_json_round_trip(name):
 def test_presets_differ_as_documented():
     ref, plus = QuantConfig.preset("bit-ref"), QuantConfig.preset("bit-plus")
     assert (ref.weight_scale, ref.weight_center, ref.attention, ref.ste) == ("tensor", "tensor", "table", "window")
-    assert (plus.weight_scale, plus.attention, plus.ste) == ("row", "row-max", "smooth")
+    assert (plus.weight_scale, plus.attention, plus.signed_init) == ("row", "row-max", 1.0)
     assert ref.relu and not plus.relu and plus.weight_scale_learnable and not ref.weight_scale_learnable
     assert QuantConfig() == plus
 
@@ -27,17 +27,17 @@ def test_presets_differ_as_documented():
 @pytest.mark.parametrize(
     ("rules", "skip", "path", "ste"),
     [
-        ({}, [], PATHS[0], "smooth"),
-        ({PATHS[0]: {"ste": "window"}}, [], PATHS[0], "window"),
-        ({"re:.*query": {"ste": "window"}}, [], PATHS[0], "window"),
-        ({"re:.*query": {"ste": "window"}}, [], PATHS[1], "smooth"),
-        ({"re:.*": None, PATHS[0]: {}}, [], PATHS[0], "smooth"),  # an exact name goes before a pattern
+        ({}, [], PATHS[0], "window"),
+        ({PATHS[0]: {"ste": "smooth"}}, [], PATHS[0], "smooth"),
+        ({"re:.*query": {"ste": "smooth"}}, [], PATHS[0], "smooth"),
+        ({"re:.*query": {"ste": "smooth"}}, [], PATHS[1], "window"),
+        ({"re:.*": None, PATHS[0]: {}}, [], PATHS[0], "window"),  # an exact name goes before a pattern
         ({"re:.*": None}, [], PATHS[0], None),
         ({}, ["pooler"], PATHS[2], None),
         ({}, ["encoder.layer.0"], PATHS[1], None),
         ({}, ["output.dense"], PATHS[1], None),
-        ({}, ["put.dense"], PATHS[1], "smooth"),  # only at a dot
-        ({}, ["re:pool"], PATHS[2], "smooth"),  # a pattern matches whole paths
+        ({}, ["put.dense"], PATHS[1], "window"),  # only at a dot
+        ({}, ["re:pool"], PATHS[2], "window"),  # a pattern matches whole paths
     ],
 )
 def test_rules(rules, skip, path, ste):
@@ -55,7 +55,7 @@ def test_rule_without_match_names_near_ones():
     ("make", "message"),
     [
         (lambda: QuantConfig.preset("bit-pus"), "unknown preset 'bit-pus'; known presets: bit-ref, bit-plus"),
-        (lambda: QuantConfig.preset("bit-plus", stee="smooth"), "unknown configuration field 'stee'.*'ste'"),
+        (lambda: QuantConfig.preset("bit-plus", stee="window"), "unknown configuration field 'stee'.*'ste'"),
         (lambda: QuantConfig(ste="sharp"), "ste must be one of window, smooth"),
         (lambda: QuantConfig(relu=1), "relu must be true or false"),
         (lambda: QuantConfig(attention_keep=0.0), r"attention_keep must be in \(0, 1\]"),
@@ -75,4 +75,4 @@ def test_bad_values_say_what_would_be_right(make, message):
 
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        QuantConfig().ste = "window"
+        QuantConfig().ste = "smooth"

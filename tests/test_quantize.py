@@ -153,11 +153,11 @@ def test_bit_ref_swaps_gelu_for_relu(encoder, inputs):
 
 def test_rules_and_skips(encoder, inputs):
     config = bitquant.QuantConfig.preset(
-        "bit-plus", modules_to_not_convert=["layers.1"], rules={"layers.0.up": None, "re:.*out": {"ste": "window"}}
+        "bit-plus", modules_to_not_convert=["layers.1"], rules={"layers.0.up": None, "re:.*out": {"ste": "smooth"}}
     )
     bitquant.quantize_(encoder, config, inputs)
     assert type(encoder.layers[0].up) is nn.Linear and type(encoder.layers[1].qkv) is nn.Linear
-    assert not encoder.layers[0].out.input_quantizer.smooth and encoder.layers[0].down.input_quantizer.smooth
+    assert encoder.layers[0].out.input_quantizer.smooth and not encoder.layers[0].down.input_quantizer.smooth
     reasons = {row.path: row.reason for row in bitquant.report(encoder).rows}
     assert reasons["layers.1.bit_attention_0"] == reasons["layers.0.up"] == "kept by the configuration"
     with torch.no_grad():

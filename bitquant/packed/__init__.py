@@ -3,7 +3,16 @@
 from .attention import PackedAttention
 from .conv import PackedConv
 from .embedding import PackedEmbedding
+from .functional import PackedFunctionalLinear
 from .linear import PackedLinear
 from .structure import restore_, structure
 
-__all__ = ["PackedAttention", "PackedConv", "PackedEmbedding", "PackedLinear", "restore_", "structure"]
+__all__ = [
+    "PackedAttention",
+    "PackedConv",
+    "PackedEmbedding",
+    "PackedFunctionalLinear",
+    "PackedLinear",
+    "restore_",
+    "structure",
+]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bitquant import ops
 from bitquant.nn.conv import BitConv
-from bitquant.packed.weights import PackedLayer
+from bitquant.packed.weights import PackedLayer, stand_in
 
 
 class PackedConv(PackedLayer):
@@ -57,10 +57,14 @@ class PackedConv(PackedLayer):
             groups=layer.groups,
             padding_mode=layer.padding_mode,
             device=layer.weight.device,
-            **cls.options(layer),
+            **cls.options(layer, layer.weight, bias=layer.bias is not None),
         )
-        packed.take(layer, layer.weight_quantizer.signs(layer.weight).movedim(1, -1).flatten(1))
+        packed.take(layer, layer.weight, layer.weight_quantizer.signs(layer.weight).movedim(1, -1).flatten(1))
         return packed
+
+    @property
+    def weight(self) -> Tensor:
+        return stand_in((self.rows, self.in_channels // self.groups, *self.kernel_size), self.lanes.device)
 
     def spec(self) -> dict:
         shape = ("in_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bitquant import ops, packing
 from bitquant.nn.embedding import BitEmbedding
-from bitquant.packed.weights import positive
+from bitquant.packed.weights import positive, stand_in
 
 
 class PackedEmbedding(nn.Module):
@@ -31,6 +31,11 @@ class PackedEmbedding(nn.Module):
         packed.weight_packed.copy_(packing.pack_bits(layer.weight_quantizer.signs(layer.weight)))
         packed.scale.copy_(scale)
         return packed
+
+    @property
+    def weight(self) -> Tensor:
+        """The stand-in of the float table, which is gone."""
+        return stand_in((self.rows, self.dim), self.scale.device)
 
     def spec(self) -> dict:
         """JSON-able arguments that build this table's skeleton."""

@@ -21,18 +21,27 @@ class PackedLinear(PackedLayer):
     def from_trained(cls, layer: BitLinear) -> PackedLinear:
         """Pack a trained ``BitLinear``. ValueError when a scale is not positive and finite."""
         out_features, in_features = layer.weight.shape
-        packed = cls(in_features, out_features, device=layer.weight.device, **cls.options(layer))
-        packed.take(layer, layer.weight_quantizer.signs(layer.weight))
+        packed = cls(
+            in_features,
+            out_features,
+            device=layer.weight.device,
+            **cls.options(layer, layer.weight, bias=layer.bias is not None),
+        )
+        packed.take(layer, layer.weight, layer.weight_quantizer.signs(layer.weight))
         return packed
 
     def spec(self) -> dict:
         return {"in_features": self.columns, "out_features": self.rows, **super().spec()}
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.bias)
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The packed product with a bias fp32 [out_features] or None."""
         if self.bits == 1:
-            return ops.binary_linear(x, self.offset, not self.signed, self.lanes, self.rows, self.scale, self.bias)
+            return ops.binary_linear(x, self.offset, not self.signed, self.lanes, self.rows, self.scale, bias)
         return ops.integer_linear(
-            x, self.offset, self.step, self.bits, self.signed, self.lanes, self.rows, self.scale, self.bias
+            x, self.offset, self.step, self.bits, self.signed, self.lanes, self.rows, self.scale, bias
         )
 
     def extra_repr(self) -> str:

@@ -11,21 +11,19 @@ from bitquant.activations import set_relu_
 from bitquant.capture import mutate_class_, owners, restore_owner_
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, record_of
-from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitLinear, BitMatmul
+from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.conv import PackedConv
 from bitquant.packed.embedding import PackedEmbedding
+from bitquant.packed.functional import PackedFunctionalLinear, drop_parameter_
 from bitquant.packed.linear import PackedLinear
 
-MUTATED = {"BitLinear": BitLinear, "BitConv": BitConv, "BitEmbedding": BitEmbedding}
-CHILDREN = {"BitAttention": BitAttention, "BitMatmul": BitMatmul, "BitEinsum": BitEinsum}
-PACKED = {
-    "PackedLinear": PackedLinear,
-    "PackedConv": PackedConv,
-    "PackedEmbedding": PackedEmbedding,
-    "PackedAttention": PackedAttention,
-}
-KINDS = {**MUTATED, **CHILDREN, **PACKED}
+# by how a module is put back: in place, as a child of its owner, or in the place of a float layer
+MUTATED = {cls.__name__: cls for cls in (BitLinear, BitConv, BitEmbedding)}
+TRAINED_CHILDREN = {cls.__name__: cls for cls in (BitAttention, BitFunctionalLinear, BitMatmul, BitEinsum)}
+PACKED_CHILDREN = {cls.__name__: cls for cls in (PackedAttention, PackedFunctionalLinear)}
+REPLACED = {cls.__name__: cls for cls in (PackedLinear, PackedConv, PackedEmbedding)}
+KINDS = {**MUTATED, **TRAINED_CHILDREN, **PACKED_CHILDREN, **REPLACED}
 
 
 def structure(model: nn.Module) -> dict[str, Any]:
@@ -36,10 +34,17 @@ def structure(model: nn.Module) -> dict[str, Any]:
     """
     modules = {}
     for path, module in model.named_modules():
-        kind = next((name for name, cls in KINDS.items() if isinstance(module, cls)), None)
-        if kind is not None:
+        if (kind := _kind(module)) is not None:
             modules[path] = {"type": kind, **module.spec()}
     return {"record": record_of(model).to_dict(), "modules": modules, "owners": owners(model)}
+
+
+def _kind(module: nn.Module) -> str | None:
+    """The name of a rewritten module's type; mutated classes are named after the class they were mixed into."""
+    own = type(module).__name__
+    return (
+        own if KINDS.get(own) is type(module) else next((k for k, c in MUTATED.items() if isinstance(module, c)), None)
+    )
 
 
 def restore_(model: nn.Module, structure: dict[str, Any]) -> None:
@@ -67,10 +72,13 @@ def _restore_module(model: nn.Module, path: str, spec: dict[str, Any], config: Q
         raise ValueError(f"unknown module type {kind!r} at {path!r}; known: {', '.join(KINDS)}")
     config = config.for_module(path) or config
     parent, _, name = path.rpartition(".")
-    if kind in CHILDREN or kind == "PackedAttention":
+    if kind in TRAINED_CHILDREN or kind in PACKED_CHILDREN:
         owner = _submodule(model, parent)
-        arguments = (config,) if kind in CHILDREN else ()
-        owner.add_module(name, KINDS[kind](*arguments, **spec, device=_device(owner)))
+        arguments = (config,) if kind in TRAINED_CHILDREN else ()
+        child = KINDS[kind](*arguments, **spec, device=_device(owner))
+        owner.add_module(name, child)
+        if isinstance(child, PackedFunctionalLinear):
+            drop_parameter_(owner, child.parameter)
     elif kind in MUTATED:
         module = _submodule(model, path)
         mutate_class_(module, KINDS[kind])

@@ -6,13 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from bitquant import packing
-from bitquant.nn.weights import QuantizedLayer
 
 
 def positive(scale: Tensor) -> None:
     """ValueError unless every scale is positive and finite (DESIGN contract 3)."""
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise ValueError("a scale is not positive and finite: training diverged, so this layer cannot be packed")
+
+
+def stand_in(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """fp32 of a packed weight's shape and device, for code that asks a weight for its dtype or device. One element of
+    storage; every value is NaN, so that no computation can use it unnoticed."""
+    return torch.full((), torch.nan, device=device).expand(shape)
 
 
 class PackedWeight(nn.Module):
@@ -24,6 +29,11 @@ class PackedWeight(nn.Module):
         self.rows, self.columns = rows, columns
         shape = (-(-rows // packing.LANES), packing.words_for(columns), packing.LANES)
         self.register_buffer("lanes", torch.zeros(shape, dtype=torch.int32, device=device), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The stand-in of the float weight, which is gone."""
+        return stand_in((self.rows, self.columns), self.lanes.device)
 
     def pack(self, bits: Tensor) -> None:
         """bits bool (rows, columns)."""
@@ -93,31 +103,31 @@ class PackedLayer(PackedWeight):
         self.register_buffer("bias", torch.zeros(rows, device=device) if bias else None)
 
     @torch.no_grad()
-    def take(self, layer: QuantizedLayer, bits: Tensor) -> None:
-        """Fix what a trained layer has learnt; ``bits`` bool (rows, columns) in the order of the kernels.
+    def take(self, layer: nn.Module, weight: Tensor, bits: Tensor) -> None:
+        """Fix what a trained layer has learnt on its float weight; ``bits`` bool (rows, columns) in kernel order.
 
         ValueError when a scale is not positive and finite.
         """
         quantizer = layer.input_quantizer
-        scale = quantizer.scale() * layer.weight_quantizer.scale(layer.weight)
+        scale = quantizer.scale() * layer.weight_quantizer.scale(weight)
         positive(scale)
         self.pack(bits)
         self.offset.copy_(quantizer.threshold() if self.bits == 1 else quantizer.shift)
         if self.step is not None:
             self.step.copy_(quantizer.scale())
         self.scale.copy_(scale)
-        if layer.bias is not None:
+        if self.bias is not None:
             self.bias.copy_(layer.bias)
 
     @staticmethod
-    def options(layer: QuantizedLayer) -> dict:
+    def options(layer: nn.Module, weight: Tensor, *, bias: bool) -> dict:
         """The arguments that a trained layer decides, but for its shape."""
-        weight_scale = layer.weight_quantizer.scale(layer.weight)
+        weight_scale = layer.weight_quantizer.scale(weight)
         quantizer = layer.input_quantizer
         return {
             "bits": quantizer.bits,
             "signed": quantizer.levels == "signed",
-            "bias": layer.bias is not None,
+            "bias": bias,
             "scales": weight_scale.numel(),
         }
 

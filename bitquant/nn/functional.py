@@ -1,0 +1,78 @@
+"""BitFunctionalLinear: ``F.linear`` with a parameter of another module, as ``nn.MultiheadAttention`` calls it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bitquant.config import QuantConfig
+from bitquant.nn.exact import exact, scaled
+from bitquant.quantizers import ActivationQuantizer, OptionalState, WeightQuantizer
+
+
+class BitFunctionalLinear(OptionalState):
+    """Stands in for one ``F.linear(input, weight, bias)`` call whose weight is a whole parameter of the caller.
+
+    The parameter stays where it is, under its name; only the quantizers live here.
+
+    Args:
+        shape: (out_features, in_features) of the weight.
+        parameter: path of the weight below the module that calls.
+        nonnegative: the input provably never is below 0.
+    """
+
+    def __init__(
+        self,
+        config: QuantConfig,
+        *,
+        shape: tuple[int, int],
+        parameter: str,
+        nonnegative: bool = False,
+        device: torch.device | None = None,
+    ):
+        super().__init__()
+        self.shape, self.parameter = tuple(shape), parameter
+        self.input_quantizer = ActivationQuantizer(
+            "unit" if nonnegative else "signed",
+            shape[1],
+            bits=config.activation_bits,
+            smooth=config.ste == "smooth",
+            init=4.0 if nonnegative else config.signed_init,
+            device=device,
+        )
+        self.weight_quantizer = WeightQuantizer(
+            torch.zeros(self.shape, device=device),
+            granularity=config.weight_scale,
+            learnable=config.weight_scale_learnable,
+            center=config.weight_center,
+            bits=config.weight_bits,
+        )
+        self.unstarted = True  # the weight scale starts from the weight of the first call
+
+    def start(self, weight: Tensor) -> None:
+        """Start the learnable weight scale, once, and again after a float checkpoint was loaded."""
+        if self.unstarted:
+            self.weight_quantizer.reset(weight)
+            self.unstarted = False
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        self.unstarted = not any(key.startswith(prefix) for key in state_dict)
+
+    def set_bits(self, config: QuantConfig) -> None:
+        """Change both widths in place to the configuration's."""
+        self.weight_quantizer.bits = config.weight_bits
+        self.input_quantizer.set_bits(config.activation_bits)
+
+    def spec(self) -> dict:
+        """JSON-able arguments that build this layer's skeleton, beside the configuration."""
+        levels = self.input_quantizer.levels
+        return {"shape": list(self.shape), "parameter": self.parameter, "nonnegative": levels == "unit"}
+
+    def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        with exact(input):
+            self.start(weight)
+            levels, alpha = self.input_quantizer(input)
+            signs, scale = self.weight_quantizer(weight)
+            return scaled(F.linear(levels, signs), alpha * scale, bias).to(input.dtype)
