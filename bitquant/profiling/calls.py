@@ -15,6 +15,9 @@ from bitquant.packed.structure import KINDS
 from bitquant.packed.weights import PackedWeight
 
 _FLOAT = {nn.Linear: "linear", nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Conv3d: "conv3d", nn.Embedding: "embedding"}
+_CALLED = {"Linear": "linear", "FunctionalLinear": "linear_fn", "Conv": "conv", "Embedding": "embedding",
+           "Attention": "attention", "Matmul": "matmul", "Einsum": "einsum"}  # fmt: skip
+_FUNCTIONAL = ("linear_fn", "attention", "matmul", "einsum")
 REST = "products outside layers"
 
 
@@ -29,7 +32,7 @@ def quantized_sites(model: nn.Module, example_inputs: Any) -> tuple[list[Site], 
     recorder = _Recorder()
     handles = []
     for path, module in model.named_modules():
-        kind = next((name for name, cls in KINDS.items() if isinstance(module, cls)), None)
+        kind = quantized_kind(module)
         plain = next((name for cls, name in _FLOAT.items() if isinstance(module, cls)), None)
         if kind or plain:
             handles.append(module.register_forward_pre_hook(recorder.enter, prepend=True))
@@ -43,6 +46,11 @@ def quantized_sites(model: nn.Module, example_inputs: Any) -> tuple[list[Site], 
     rest = recorder.counter.total - recorder.inside
     sites = [*recorder.sites.values(), *([Site(REST, "", "", "matmul", "unknown", macs=rest)] if rest else [])]
     return sites, recorder.quantized
+
+
+def quantized_kind(module: nn.Module) -> str | None:
+    """The name of a 1-bit module's type, such as "BitLinear" or "PackedConv"; None for any other module."""
+    return next((name for name, cls in KINDS.items() if isinstance(module, cls)), None)
 
 
 class _Recorder:
@@ -63,11 +71,12 @@ class _Recorder:
             here = self.counter.total - self._start
             self.inside += here
             shapes = tuple(tuple(a.shape) for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor))
-            called = (kind or plain).removeprefix("Bit").removeprefix("Packed").lower()
+            called = _CALLED[kind.removeprefix("Bit").removeprefix("Packed")] if kind else plain
             macs = _macs(module, called, shapes, out) if kind else here
             if path not in self.sites:
-                place = (owner, name) if called in ("attention", "matmul", "einsum") else (path, "")
-                self.sites[path] = Site(path, *place, called, "weight", shapes=shapes)
+                place = (owner, name) if called in _FUNCTIONAL else (path, "")
+                weight = f"{owner}.{module.parameter}".lstrip(".") if called == "linear_fn" else None
+                self.sites[path] = Site(path, *place, called, "weight", shapes=shapes, parameters=(None, weight))
             if kind:
                 self.quantized.add(path)
             self.sites[path].macs += macs
@@ -82,7 +91,6 @@ def _macs(module: nn.Module, kind: str, shapes: tuple, out: torch.Tensor) -> int
     if kind == "attention":
         query, key, value = shapes[:3]
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-    if kind in ("matmul", "einsum"):
-        return out.numel() * shapes[0][-1]
-    columns = module.columns if isinstance(module, PackedWeight) else module.weight[0].numel()
-    return out.numel() * columns
+    if kind == "conv":
+        return out.numel() * (module.columns if isinstance(module, PackedWeight) else module.weight[0].numel())
+    return out.numel() * shapes[0][-1]

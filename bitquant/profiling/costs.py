@@ -11,6 +11,7 @@ from torch import nn
 
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record
+from bitquant.profiling.calls import quantized_kind
 from bitquant.profiling.convention import CONVENTIONS, Convention, Count
 from bitquant.profiling.device import DEVICES, Device
 from bitquant.profiling.work import Work, work_of
@@ -156,7 +157,7 @@ def _widths(weight_bits: int | None, activation_bits: int | None, quantized: boo
 def _storage(model: nn.Module, works: list[Work], convention: Convention,
              not_stored: Sequence[str]) -> dict[str, ProfiledLayer]:
     """One row for each module that holds parameters, in the model's order, and for what a quantized block adds."""
-    weighted = {work.path: work for work in works}
+    weighted, by_weight = {work.path: work for work in works}, {work.weight: work for work in works}
     rows: dict[str, ProfiledLayer] = {}
     packed = _packed(model)
     for path, module in packed.items():
@@ -172,9 +173,9 @@ def _storage(model: nn.Module, works: list[Work], convention: Convention,
         work = weighted.get(path)
         kind = "parameter" if path == name else type(model.get_submodule(path)).__name__
         row = rows.setdefault(path, _row(path, work, kind))
-        is_weight = name == f"{path}.weight" and work is not None
+        user = by_weight.get(name)
         row.parameters += parameter.numel()
-        row.storage_bytes += parameter.numel() * (_bytes(work, convention) if is_weight else convention.float_bytes)
+        row.storage_bytes += parameter.numel() * (_bytes(user, convention) if user else convention.float_bytes)
     for work in works:
         extra = convention.vectors.get(work.family, 0) if work.component == "pairs" and work.quantized else 0
         if extra and not packed:
@@ -186,9 +187,7 @@ def _storage(model: nn.Module, works: list[Work], convention: Convention,
 
 
 def _packed(model: nn.Module) -> dict[str, nn.Module]:
-    from bitquant.packed.structure import PACKED
-
-    return {path: m for path, m in model.named_modules() if isinstance(m, tuple(PACKED.values()))}
+    return {path: m for path, m in model.named_modules() if (quantized_kind(m) or "").startswith("Packed")}
 
 
 def _bytes(work: Work, convention: Convention) -> float:

@@ -34,7 +34,7 @@ class Work:
         density: share of an attention's pairs that its boolean mask keeps.
         width: channels of all heads, queries: per sequence and frames: in the whole batch; for "pairs" only.
         units: inner activations of a feed-forward module, at the layer that makes them.
-        weight_bits, activation_bits: 32 in float.
+        weight_bits, activation_bits: 32 in float. weight: full name of the parameter that the first is about.
     """
 
     path: str
@@ -50,6 +50,7 @@ class Work:
     units: int = 0
     weight_bits: int = 32
     activation_bits: int = 32
+    weight: str | None = None
 
     @property
     def quantized(self) -> bool:
@@ -107,6 +108,7 @@ class _Places:
         else:
             family = "other" if self.entered else "stem"
         work = Work(site.path, site.kind, self._component(site, block), family, block, site.macs)
+        work.weight = f"{site.path}.weight" if site.path == site.owner else next(filter(None, site.parameters), None)
         if work.component == "feed-forward":
             *rows, features = site.shapes[0]
             units = site.macs // features  # rows x outputs

@@ -32,7 +32,7 @@ def test_json_scales_with_the_audio():
 
 
 def test_widths_and_conventions():
-    data = json.loads(run(FACTORY, "--seconds", "1", "--width", "w4a8", "--convention", "paper", "--json"))
+    data = json.loads(run(FACTORY, "--seconds", "1", "--widths", "w4a8", "--convention", "paper", "--json"))
     assert (data["after"]["total"]["weight_bits"], data["after"]["total"]["activation_bits"]) == (4, 8)
     assert data["after"]["fitted"] and not data["before"]["total"]["quantized_macs"]
 
@@ -61,9 +61,9 @@ def test_picture(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([FACTORY, "--width", "1bit"], "a width reads like W1A1"),
+        ([FACTORY, "--widths", "1bit"], "widths read like W1A1"),
         ([FACTORY, "--convention", "metric", "--seconds", "1"], "unknown convention 'metric'"),
-        (["recipes.hubert.zoo:nothing"], "has no 'nothing'"),
+        (["recipes.hubert.zoo:nothing"], "has no attribute 'nothing'"),
         (["no.such.module:model"], "No module named"),
         (["/nowhere"], "does not exist"),
         (["torch.nn:Identity"], "not input: use the library"),
