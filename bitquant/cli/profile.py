@@ -14,11 +14,13 @@ from bitquant.cli.options import as_json
 @click.option("--widths", default="W1A1", show_default=True, help="Weight and activation bits after quantization.")
 @click.option("--preset", default="bit-plus", show_default=True, help="Decides what would be quantized.")
 @click.option("--convention", default="consistent", show_default=True, help="consistent, or paper (its Table 1).")
+@click.option("--attention", type=click.Choice(["dense", "ideal"]), default="dense", show_default=True,
+              help="Count all pairs of frames, or those that a boolean mask keeps.")
 @click.option("--device", default="a100", show_default=True, help="Peak rates for the estimated time: a100, h100.")
 @click.option("--depth", type=click.IntRange(min=1), default=2, show_default=True, help="Group by that many names.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Also write a picture, such as out.png.")
 @as_json
-def profile(model, seconds, tokens, widths, preset, convention, device, depth, plot, as_json):
+def profile(model, seconds, tokens, widths, preset, convention, attention, device, depth, plot, as_json):
     """Count parameters, bytes and operations of MODEL for one input.
 
     MODEL is a Hugging Face directory, a bitquant checkpoint, or package.module:factory.
@@ -33,7 +35,7 @@ def profile(model, seconds, tokens, widths, preset, convention, device, depth, p
     bits = parse_widths(widths)
     loaded = find_model(model)
     inputs = inputs_for(loaded, seconds=seconds, tokens=tokens)
-    settings = {"convention": convention, "device": device}
+    settings = {"convention": find_convention(convention, attention), "device": device}
     before = measure(loaded, inputs, **settings)
     quantized = isinstance(getattr(loaded, "_bitquant", None), Record)
     after = before
@@ -58,6 +60,17 @@ def parse_widths(text):
     if match is None:
         raise ValueError(f"widths read like W1A1 or W1A2; got {text!r}")
     return {"weight_bits": int(match[1]), "activation_bits": int(match[2])}
+
+
+def find_convention(name, attention):
+    """The named convention, with attention counted as told."""
+    from dataclasses import replace
+
+    from bitquant.profiling import CONVENTIONS
+
+    if name not in CONVENTIONS:
+        raise ValueError(f"unknown convention {name!r}; known: {', '.join(CONVENTIONS)}")
+    return replace(CONVENTIONS[name], attention=attention)
 
 
 def find_model(name):

@@ -56,7 +56,7 @@ def _reductions(before: ProfiledLayer, after: ProfiledLayer) -> str:
 
 
 def _numbers(*values: float) -> list[str]:
-    return [f"{value:.3f}" if value else "-" for value in values]
+    return [(f"{value:.3f}" if value >= 0.1 else f"{value:.3g}") if value else "-" for value in values]
 
 
 def _draw(lines: list[list[str]], headers) -> str:

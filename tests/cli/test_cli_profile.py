@@ -37,6 +37,13 @@ def test_widths_and_conventions():
     assert data["after"]["fitted"] and not data["before"]["total"]["quantized_macs"]
 
 
+def test_sparse_attention_counted_by_its_mask():
+    dense, ideal = (json.loads(run(FACTORY, "--seconds", "1", "--attention", a, "--json")) for a in ("dense", "ideal"))
+    pairs = [sum(row["macs"] for row in found["before"]["layers"] if row["component"] == "product")
+             for found in (dense, ideal)]  # fmt: skip
+    assert 0.3 < pairs[1] / pairs[0] < 0.6  # blocks of 8 and summaries of 2 at 49 frames
+
+
 def test_hugging_face_directory_and_checkpoint(tiny_bert, tmp_path):
     pytest.importorskip("transformers")
     shown = run(str(tiny_bert), "--tokens", "16", "--depth", "1")
