@@ -15,7 +15,8 @@ from torch import nn
 
 from bitquant.atomic import check_replaceable, replacing, sync, write
 from bitquant.skeleton import build_skeleton
-from bitquant.sources import model_directory, read_config, read_headers, weight_files
+from bitquant.sources import PREPROCESSOR, TOKENIZER, model_directory, read_config, read_headers, weight_files
+from bitquant.sources.factory import make
 
 METHOD = "bitquant"
 FORMAT_VERSION = 1
@@ -27,7 +28,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def save(model, directory, *, tokenizer_file=None, overwrite=False):
+def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, factory=None, overwrite=False):
     """Writes a student or a packed model so that ``load(directory)`` needs nothing else.
 
     All files are written beside the target and renamed into place at the end: a full disk or an interruption leaves
@@ -37,6 +38,9 @@ def save(model, directory, *, tokenizer_file=None, overwrite=False):
         model (nn.Module): after ``quantize_`` or ``convert_``.
         directory (str or Path): made with its parents.
         tokenizer_file (str or Path, optional): copied to ``tokenizer.json``.
+        preprocessor_file (str or Path, optional): copied to ``preprocessor_config.json``.
+        factory (str, optional): ``package.module:factory`` that makes the float model, for one that transformers
+            alone cannot rebuild.
         overwrite (bool): replace an earlier bitquant checkpoint; anything else in the way is never removed.
 
     Raises:
@@ -46,7 +50,7 @@ def save(model, directory, *, tokenizer_file=None, overwrite=False):
     from bitquant.packed.structure import structure
 
     tensors, tied = _unique_tensors(model)
-    config = model.config.to_dict() if _is_transformers(model) else {}
+    config = model.config.to_dict() if factory is None and _is_transformers(model) else {}
     if config:
         config["architectures"] = [_architecture(model)]
         config.pop("_name_or_path", None)
@@ -55,16 +59,18 @@ def save(model, directory, *, tokenizer_file=None, overwrite=False):
         config["quantization_config"] = {
             "quant_method": METHOD,
             "format_version": FORMAT_VERSION,
-            "sha256": _digest(target / WEIGHTS),
+            "sha256": digest_file(target / WEIGHTS),
             "tied": tied,
             "structure": structure(model),
+            **({"factory": factory} if factory else {}),
         }
         write(target / "config.json", json.dumps(config, indent=1).encode())
-        if tokenizer_file is not None:
-            write(target / "tokenizer.json", Path(tokenizer_file).read_bytes())
+        for name, file in ((TOKENIZER, tokenizer_file), (PREPROCESSOR, preprocessor_file)):
+            if file is not None:
+                write(target / name, Path(file).read_bytes())
 
 
-def load(directory, *, model=None):
+def load(directory, *, model=None, allow_factory=False):
     """Rebuilds a saved model, in eval mode on the CPU.
 
     Every name, shape and dtype is compared with the file's header before anything is allocated.
@@ -73,6 +79,8 @@ def load(directory, *, model=None):
         directory (str or Path): written by ``save``.
         model (nn.Module, optional): for a model that is not from transformers, a float instance of its class; it is
             not changed.
+        allow_factory (bool): import and call the factory that the checkpoint names. That runs code which the file
+            chose: only for files you trust.
 
     Returns:
         nn.Module: the student or packed model.
@@ -87,7 +95,7 @@ def load(directory, *, model=None):
     directory = model_directory(directory)
     config, meta = read_metadata(directory)
     file = weight_files(directory)[0]
-    if _digest(file) != meta["sha256"]:
+    if digest_file(file) != meta["sha256"]:
         raise ValueError(f"{file} is damaged or not the file this checkpoint was saved with: its sha256 differs")
     found = _with_tied(read_headers([file]), meta["tied"])
     if model is not None:
@@ -95,6 +103,13 @@ def load(directory, *, model=None):
     elif "model_type" in config:
         # one packed bit is the least that a value of the float model can have become
         skeleton = build_skeleton(config, tensors=len(found), elements=8 * file.stat().st_size)
+    elif "factory" in meta:
+        if not allow_factory:
+            raise ValueError(
+                f"{directory} was made from {meta['factory']!r}, which is not imported on a file's word: pass what it "
+                "returns, load(directory, model=...), or where you trust the file, load(directory, allow_factory=True)"
+            )
+        skeleton = _without_weights(make(meta["factory"]).float())
     else:
         raise ValueError(f"{directory} holds no transformers model: pass an instance of its class, load(..., model=)")
     trial = copy.deepcopy(skeleton)
@@ -130,6 +145,8 @@ def read_metadata(directory):
     for key, kind in (("sha256", str), ("tied", dict), ("structure", dict)):
         if not isinstance(meta.get(key), kind):
             raise ValueError(f"quantization_config of {directory} has no valid {key!r}")
+    if not isinstance(meta.get("factory", ""), str):
+        raise ValueError(f"quantization_config of {directory} has no valid 'factory'")
     return config, meta
 
 
@@ -156,7 +173,7 @@ def _write_tensors(tensors, file):
     sync(file)
 
 
-def _digest(file):
+def digest_file(file):
     hasher = sha256()
     with open(file, "rb") as stream:
         while block := stream.read(1 << 20):

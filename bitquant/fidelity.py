@@ -1,39 +1,57 @@
-"""How close a student's sentence embeddings are to its teacher's."""
+"""How close a student's outputs are to its teacher's: embeddings, and the classes it would choose."""
 
 import torch
 import torch.nn.functional as F
 
+from bitquant.distillation.losses import output_tensors
+from bitquant.inputs import mask_for, padding_mask
+
 
 @torch.no_grad()
-def embed(model, batches):
-    """Mean-pooled embeddings of every sequence, padding left out.
+def outputs(model, batches):
+    """Mean-pooled embeddings of every sample and, where the model gives ``logits``, the class at every position.
 
-    The bare encoder is run when the model has a task head on it.
+    The embeddings are those of the bare encoder when the model has a task head on it. Padding is left out.
 
     Args:
         model (nn.Module): put into eval mode for the call and back.
-        batches (Iterable[dict]): keyword arguments of the model, tensors (B, T), ``attention_mask`` optional.
+        batches (Iterable[dict]): keyword arguments of the model, ``attention_mask`` (B, T) optional.
 
     Returns:
-        Tensor: float32 (N, D), one row a sequence.
+        dict[str, Tensor]: ``embeddings`` float32 (N, D); ``classes`` int64 (M,) of all positions in a row.
     """
     encoder = getattr(model, "base_model", model)
-    training = model.training
+    training, seen = model.training, {}
+    hook = encoder.register_forward_hook(lambda module, inputs, output: seen.update(hidden=output))
     model.eval()
+    rows = {"embeddings": [], "classes": []}
     try:
-        return torch.cat([_pool(encoder(**batch), batch.get("attention_mask")) for batch in batches])
+        for batch in batches:
+            mask = padding_mask(batch)
+            logits = output_tensors(model(**batch)).get("logits")
+            rows["embeddings"].append(_pool(next(iter(output_tensors(seen["hidden"]).values())), mask))
+            if logits is not None:
+                rows["classes"].append(_choose(logits, mask))
     finally:
+        hook.remove()
         model.train(training)
+    return {name: torch.cat(parts) for name, parts in rows.items() if parts}
 
 
-def _pool(output, mask):
-    hidden = output if isinstance(output, torch.Tensor) else output[0]
-    if hidden.dim() != 3:
-        return hidden.flatten(1).float()
-    if mask is None or mask.shape != hidden.shape[:2]:
+def _pool(hidden, mask):
+    if hidden.dim() != 3:  # one vector a sample, or a feature map (B, C, H, W)
+        return (hidden.flatten(2).mean(2) if hidden.dim() > 3 else hidden.flatten(1)).float()
+    mask = mask_for(mask, hidden.shape)
+    if mask is None:
         return hidden.mean(1).float()
     weights = mask.to(hidden.dtype).unsqueeze(-1)
     return ((hidden * weights).sum(1) / weights.sum(1).clamp(min=1)).float()
+
+
+def _choose(logits, mask):
+    classes = logits.argmax(-1)
+    mask = mask_for(mask, logits.shape) if logits.dim() == 3 else None
+    return classes.flatten() if mask is None else classes[mask]
 
 
 def mean_cosine(teacher, student):
@@ -42,13 +60,13 @@ def mean_cosine(teacher, student):
 
 
 def neighbour_agreement(teacher, student, k):
-    """Share of each sentence's k nearest other sentences that both embeddings agree on.
+    """Share of each sample's k nearest other samples that both embeddings agree on.
 
-    Nearest by cosine among the same N sentences, order within the k ignored. By chance it is k / (N - 1).
+    Nearest by cosine among the same N samples, order within the k ignored. By chance it is k / (N - 1).
 
     Args:
         teacher (Tensor): (N, D).
-        student (Tensor): (N, E), the same sentences in the same order.
+        student (Tensor): (N, E), the same samples in the same order.
         k (int): neighbours; at most N - 1 are used.
 
     Returns:
@@ -67,9 +85,18 @@ def _nearest(embeddings, k):
 
 
 def fidelity(teacher, student):
-    """Mean cosine, top-1 and top-10 neighbour agreement of two (N, D) embeddings, as a dict of floats."""
-    return {
-        "cosine": mean_cosine(teacher, student),
-        "top1": neighbour_agreement(teacher, student, 1),
-        "top10": neighbour_agreement(teacher, student, 10),
+    """Compares two results of ``outputs`` over the same samples.
+
+    Returns:
+        dict[str, float]: mean ``cosine``, ``top1`` and ``top10`` neighbour agreement, and with logits ``argmax``, the
+        share of positions where both choose the same class.
+    """
+    ours, theirs = student["embeddings"], teacher["embeddings"]
+    result = {
+        "cosine": mean_cosine(theirs, ours),
+        "top1": neighbour_agreement(theirs, ours, 1),
+        "top10": neighbour_agreement(theirs, ours, 10),
     }
+    if "classes" in teacher:
+        result["argmax"] = (teacher["classes"] == student["classes"]).float().mean().item()
+    return result

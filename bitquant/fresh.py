@@ -1,8 +1,9 @@
 """Measures a saved checkpoint in a process of its own: what a user gets who has only the directory.
 
-Run as ``python -m bitquant.fresh FOLDER``, where FOLDER holds ``request.json`` and ``embeddings.safetensors``.
+Run as ``python -m bitquant.fresh FOLDER``, where FOLDER holds ``request.json`` and the expected outputs.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,22 +14,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bitquant.checkpoint import load
-from bitquant.data import TextBatches
-from bitquant.fidelity import embed, fidelity
-from bitquant.measure import text_times
-from bitquant.sources import load_source, load_tokenizer, read_config
+from bitquant.data import describe, restore
+from bitquant.fidelity import fidelity, outputs
+from bitquant.measure import times
+from bitquant.sources import open_source
 
 
-def measure_fresh(checkpoint, source, held_out, *, teacher, student, batch_size, max_length):
+def measure_fresh(checkpoint, source, data, held_out, *, teacher, student, batch_size):
     """Loads the checkpoint in a new process and compares it with the float model.
 
     Args:
-        checkpoint (Path): written by ``save``, with a tokenizer.
-        source (Path): directory of the float model, for the time before.
-        held_out (list[str]): N sentences.
-        teacher (Tensor): (N, D) embeddings of the float model.
-        student (Tensor): (N, D) embeddings of the student that was saved.
-        batch_size (int), max_length (int): as used for the embeddings.
+        checkpoint (Path): written by ``save``, with its tokenizer or preprocessor.
+        source (Source): the float model, loaded again for the time before; its factory is called again too.
+        data (Data), held_out (list): the samples measured on, their kind.
+        teacher (dict), student (dict): ``outputs`` of the float model and of the student that was saved.
+        batch_size (int): as used for these.
 
     Returns:
         dict: ``fidelity`` to the teacher, ``identical`` (whether every bit equals the student's), ``milliseconds``.
@@ -37,13 +37,13 @@ def measure_fresh(checkpoint, source, held_out, *, teacher, student, batch_size,
         ChildProcessError: the process failed; the message is its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
-        save_file({"teacher": teacher, "student": student}, Path(folder) / "embeddings.safetensors")
+        save_file(teacher, Path(folder) / "teacher.safetensors")
+        save_file(student, Path(folder) / "student.safetensors")
         request = {
             "checkpoint": str(Path(checkpoint).resolve()),
-            "source": str(Path(source).resolve()),
-            "held_out": held_out,
+            "source": [source.name, str(source.weights[0]) if source.factory else None],
+            "held_out": describe(data, held_out),
             "batch_size": batch_size,
-            "max_length": max_length,
         }
         (Path(folder) / "request.json").write_text(json.dumps(request), encoding="utf-8")
         command = [sys.executable, "-m", "bitquant.fresh", folder]
@@ -56,19 +56,17 @@ def measure_fresh(checkpoint, source, held_out, *, teacher, student, batch_size,
 
 def _answer(folder):
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    embeddings = load_file(folder / "embeddings.safetensors")
+    teacher, student = (load_file(folder / f"{name}.safetensors") for name in ("teacher", "student"))
+    source = open_source(*request["source"])
     directory = Path(request["checkpoint"])
-    packed = load(directory)
-    tokenizer = load_tokenizer(directory, read_config(directory))
-    sizes = {"batch_size": request["batch_size"], "max_length": request["max_length"]}
-    ours = embed(packed, TextBatches(tokenizer, request["held_out"], **sizes))
-    source = load_source(request["source"])
+    packed = load(directory, model=source.model if source.factory else None)
+    # inputs are made with what the checkpoint brings along
+    data = restore(request["held_out"], dataclasses.replace(source, directory=directory))
+    ours = outputs(packed, data.batches(data.samples, batch_size=request["batch_size"]))
     return {
-        "fidelity": fidelity(embeddings["teacher"], ours),
-        "identical": torch.equal(ours, embeddings["student"]),
-        "milliseconds": text_times(
-            {"before": source.model, "after": packed}, packed.config.vocab_size, longest=source.longest()
-        ),
+        "fidelity": fidelity(teacher, ours),
+        "identical": all(torch.equal(ours[name], value) for name, value in student.items()),
+        "milliseconds": times({"before": source.model, "after": packed}, data.timings()),
     }
 
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 
-SHAPES = ((1, 16), (1, 128), (32, 16), (32, 128))
-
 
 def megabytes(files):
     """Size of files together, in MB of 10^6 bytes."""
@@ -43,21 +41,14 @@ def milliseconds(models, inputs, *, seconds=0.5, most=50):
     return {name: min(t) for name, t in times.items()}
 
 
-def text_inputs(batch, tokens, vocabulary):
-    """Random token ids without padding: ``input_ids`` and ``attention_mask``, int64 (batch, tokens)."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (batch, tokens), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def times(models, shapes):
+    """``milliseconds`` of models for inputs of several shapes.
 
-
-def text_times(models, vocabulary, *, longest=None, shapes=SHAPES):
-    """``milliseconds`` of text encoders for each (batch, tokens), tokens cut to ``longest``.
+    Args:
+        models (dict[str, nn.Module]): in eval mode.
+        shapes (list[tuple[dict, dict]]): facts about the inputs, such as the batch size, and the inputs.
 
     Returns:
-        list[dict]: ``batch``, ``tokens`` and one entry in milliseconds for each model.
+        list[dict]: for each shape its facts and one entry in milliseconds for each model.
     """
-    rows = []
-    for batch, tokens in dict.fromkeys((batch, min(tokens, longest or tokens)) for batch, tokens in shapes):
-        inputs = text_inputs(batch, tokens, vocabulary)
-        rows.append({"batch": batch, "tokens": tokens, **milliseconds(models, inputs)})
-    return rows
+    return [{**facts, **milliseconds(models, inputs)} for facts, inputs in shapes]

@@ -1,100 +1,142 @@
-"""The whole path for one text encoder: swap, calibrate, distil, pack, save, and measure in a fresh process."""
+"""The whole path for one encoder: swap, calibrate, distil, pack, save, and measure in a fresh process."""
 
 import copy
 import time
 from itertools import islice
 from pathlib import Path
 
-from bitquant.checkpoint import check_target, save
+from bitquant.checkpoint import check_target, digest_file, save
 from bitquant.convert import convert_
-from bitquant.coverage import report
-from bitquant.data import TextBatches, hold_out
+from bitquant.coverage import record_of, report
 from bitquant.distillation import distill
-from bitquant.fidelity import embed, fidelity
+from bitquant.fidelity import fidelity, outputs
 from bitquant.fresh import measure_fresh
 from bitquant.measure import megabytes
 from bitquant.quantize import calibrate_, quantize_
-from bitquant.sources import weight_files
+from bitquant.sources import PREPROCESSOR, TOKENIZER, weight_files
+from bitquant.training_directory import TrainingDirectory, digest
 
-MOST_HELD_OUT = 1000
 CALIBRATION_BATCHES = 8
+SKIPPED_SHOWN = 5
 
 
 def binarize(
     source,
-    sentences,
+    data,
     out,
     config,
     *,
     steps,
-    batch_size=32,
-    max_length=128,
+    batch_size=None,
     seed=0,
     overwrite=False,
+    resume=False,
     progress=None,
     say=lambda line: None,
+    **training,
 ):
     """Turns a float model into a saved 1-bit one and measures it. What can fail early does, before training.
 
+    While it trains, ``OUT.training`` beside the output holds all that ``resume`` needs; it is gone after a successful
+    save.
+
     Args:
         source (Source): the float model, which becomes the teacher.
-        sentences (list[str]): training and held-out data together; a tenth is held out.
+        data (Data): training and held-out samples together; a tenth is held out.
         out (str or Path): directory of the checkpoint.
         config (QuantConfig): what to binarize and how.
-        steps (int): distillation steps; 0 leaves the student as calibrated.
-        batch_size (int), max_length (int): of training and of the held-out embeddings, in sentences and tokens.
+        steps (int): distillation steps of each stage; 0 leaves the student as calibrated.
+        batch_size (int, optional): of training and of the held-out outputs. Default: the data's own.
         seed (int): order of the batches and all other randomness.
         overwrite (bool): replace an earlier checkpoint at ``out``.
+        resume (bool): go on with an unfinished training, if there is one.
         progress (callable, optional): gets a dict of numbers at every step.
         say (callable): gets one line of text at every stage.
+        training: further options of ``distill``: ``chain``, ``stage_teacher``, ``lr`` and others.
 
     Returns:
         dict: JSON-able; sizes in MB, times in milliseconds, fidelity, share of MACs binarized, what stayed float.
     """
     started = time.perf_counter()
     check_target(out, overwrite=overwrite)
-    train, held_out = hold_out(sentences)
-    train = train[: max(steps, CALIBRATION_BATCHES) * batch_size]  # in hash order a prefix is a fair sample
-    held_out = sorted(held_out[:MOST_HELD_OUT], key=len)
-    example = source.example_inputs()
-    max_length = min(max_length, source.longest() or max_length)
+    unfinished = TrainingDirectory(out)
+    unfinished.check(resume=resume, overwrite=overwrite)
+    batch_size = batch_size or data.batch_size
+    everything, held_out = data.split()
+    run = {
+        "model": digest(map(digest_file, source.weights)),
+        "data": digest(map(data.key, everything)),
+        "config": config.to_dict(),
+        "batch_size": batch_size,
+        "max_length": data.max_length,
+        "max_seconds": data.max_seconds,
+    }
+    # in hash order a prefix is a fair sample
+    train, skipped = _usable(data, everything[: max(steps, CALIBRATION_BATCHES) * batch_size], say)
+    held_out, more = _usable(data, held_out[: data.most_held_out], say)
+    held_out = data.in_order(held_out)
+    example = data.example_inputs(train)
     teacher, student = source.model, copy.deepcopy(source.model)
     quantize_(student, config, example)
 
-    def embeddings(model):
-        return embed(model, TextBatches(source.tokenizer, held_out, batch_size=batch_size, max_length=max_length))
+    def answers(model):
+        return outputs(model, data.batches(held_out, batch_size=batch_size))
 
-    say(f"{len(train):,} training sentences, {len(held_out):,} held out; calibrating")
-    batches = TextBatches(source.tokenizer, train, batch_size=batch_size, max_length=max_length, seed=seed)
+    say(f"{len(train):,} training {data.unit}, {len(held_out):,} held out; calibrating")
+    batches = data.batches(train, batch_size=batch_size, seed=seed)
     calibrate_(student, islice(batches, CALIBRATION_BATCHES))
-    expected = embeddings(teacher)
-    undistilled = fidelity(expected, embeddings(student))
-    if steps:
-        distill(student, teacher, batches, steps=steps, seed=seed, progress=progress)
-    student.eval()
-    trained = embeddings(student)
-    trained_after = time.perf_counter() - started
-    say("packing and saving")
-    coverage = report(student, example).to_dict()
-    convert_(student)
-    save(student, out, tokenizer_file=source.tokenizer.file, overwrite=overwrite)
+    expected = answers(teacher)
+    undistilled = fidelity(expected, answers(student))
+
+    def tell(state):
+        if progress is not None:  # the trainer counts the samples of a waveform as tokens
+            progress({key: value for key, value in state.items() if key != "tokens_per_s" or data.kind == "text"})
+
+    try:
+        if steps:
+            unfinished.begin(run, resume=resume)
+            if resume:
+                say("going on" if unfinished.started else "there is no unfinished training; starting")
+            distill(
+                student,
+                teacher,
+                batches,
+                steps=steps,
+                seed=seed,
+                checkpoint=unfinished.path,
+                resume=resume,
+                progress=tell,
+                **training,
+            )
+        student.eval()
+        trained = answers(student)
+        trained_after = time.perf_counter() - started
+        say("packing and saving")
+        coverage = report(student, example).to_dict()
+        convert_(student)
+        files = {"tokenizer_file": source.file(TOKENIZER), "preprocessor_file": source.file(PREPROCESSOR)}
+        save(student, out, factory=source.factory, overwrite=overwrite, **files)
+    except BaseException as error:
+        unfinished.leave()
+        if unfinished.started and not isinstance(error, (ValueError, FloatingPointError)):
+            say(f"the training so far is in {unfinished.path}: the same command with --resume goes on from there")
+        raise
+    unfinished.remove()
     say("measuring in a fresh process")
-    fresh = measure_fresh(
-        out,
-        source.directory,
-        held_out,
-        teacher=expected,
-        student=trained,
-        batch_size=batch_size,
-        max_length=max_length,
-    )
+    fresh = measure_fresh(out, source, data, held_out, teacher=expected, student=trained, batch_size=batch_size)
     return {
-        "model": str(source.directory),
+        "model": source.name,
         "out": str(out),
-        "config": config.to_dict(),
+        "config": record_of(student).config.to_dict(),
         "steps": steps,
         "seed": seed,
-        "sentences": {"training": len(train), "held_out": len(held_out)},
+        "data": {
+            "kind": data.kind,
+            "unit": data.unit,
+            "training": len(train),
+            "held_out": len(held_out),
+            "skipped": [{"name": name, "reason": reason} for name, reason in skipped + more],
+        },
         "megabytes": _sizes(source, out),
         "milliseconds": fresh["milliseconds"],
         "fidelity": {"undistilled": undistilled, "distilled": fresh["fidelity"]},
@@ -104,9 +146,22 @@ def binarize(
     }
 
 
+def _usable(data, samples, say):
+    """The samples that can be used, at least two; those that cannot are named."""
+    kept, skipped = data.usable(samples)
+    if skipped:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:SKIPPED_SHOWN])
+        more = f"; and {len(skipped) - SKIPPED_SHOWN} more" if len(skipped) > SKIPPED_SHOWN else ""
+        say(f"skipped {len(skipped)} of {len(samples)} {data.unit}: {shown}{more}")
+    if len(kept) < 2:
+        name, reason = skipped[0]
+        raise ValueError(f"{len(skipped)} of {len(samples)} {data.unit} cannot be used, the first, {name}: {reason}")
+    return kept, skipped
+
+
 def _sizes(source, out):
     """MB of the weights file and of all that loading needs, before and after."""
     return {
-        "weights": {"before": megabytes(weight_files(source.directory)), "after": megabytes(weight_files(out))},
+        "weights": {"before": megabytes(source.weights), "after": megabytes(weight_files(out))},
         "directory": {"before": megabytes(source.files()), "after": megabytes(Path(out).iterdir())},
     }

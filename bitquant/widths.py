@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 from torch import nn
@@ -33,8 +34,17 @@ def parse_widths(text: str) -> Widths:
 
 
 def parse_chain(text: str) -> list[Widths]:
-    """``"w1a8,w1a4,w1a1"``, or the name of a chain in ``CHAINS`` -> the widths of each stage."""
-    return [parse_widths(part) for part in CHAINS.get(text, text).split(",")]
+    """``"w1a8,w1a4,w1a1"``, or the name of a chain in ``CHAINS`` -> the widths of each stage.
+
+    ValueError for anything else, and for a stage that is wider than the one before.
+    """
+    stages = [parse_widths(part) for part in CHAINS.get(text, text).split(",")]
+    for before, after in itertools.pairwise(stages):
+        if after.weight_bits > before.weight_bits or after.activation_bits > before.activation_bits:
+            raise ValueError(
+                f"the chain {text!r} goes up from {before} to {after}: each stage must be as wide or narrower"
+            )
+    return stages
 
 
 def widths_of(model: nn.Module) -> Widths:

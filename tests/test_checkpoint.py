@@ -53,7 +53,7 @@ def edit(directory, change):
 def replace_weights(directory, tensors):
     """Other weights with a sha256 that fits them: what a liar would do."""
     save_file(tensors, directory / "model.safetensors")
-    digest = checkpoint._digest(directory / "model.safetensors")
+    digest = checkpoint.digest_file(directory / "model.safetensors")
     edit(directory, lambda config: config["quantization_config"].update(sha256=digest))
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from bitquant.measure import megabytes, milliseconds, text_inputs, text_times
+from bitquant.measure import megabytes, milliseconds, times
+
+INPUTS = {"input_ids": torch.zeros(2, 3, dtype=torch.int64)}
 
 
 def test_megabytes(tmp_path):
@@ -23,14 +25,13 @@ class Counts(torch.nn.Module):
 
 def test_models_take_turns():
     log = []
-    times = milliseconds({n: Counts(log, n) for n in "ab"}, text_inputs(2, 3, 10), seconds=0.0)
+    times = milliseconds({n: Counts(log, n) for n in "ab"}, INPUTS, seconds=0.0)
     assert [name for name, _ in log] == list("ab") * 6  # one warm-up round and five counted
     assert set(times) == {"a", "b"}
     assert all(t >= 0 for t in times.values())
 
 
-def test_shapes_stay_within_the_models_positions():
-    log = []
-    rows = text_times({"before": Counts(log, "before")}, 9, longest=40, shapes=((1, 16), (1, 128), (1, 512)))
-    assert [(row["batch"], row["tokens"]) for row in rows] == [(1, 16), (1, 40)]
-    assert {shape for _, shape in log} == {(1, 16), (1, 40)}
+def test_facts_stand_beside_the_times():
+    rows = times({"before": Counts([], "before")}, [({"batch": 1, "tokens": 3}, INPUTS)])
+    assert [(row["batch"], row["tokens"]) for row in rows] == [(1, 3)]
+    assert rows[0]["before"] >= 0

@@ -2,24 +2,33 @@
 
 import click
 
-from bitquant.cli.options import as_json
+from bitquant.cli.options import as_json, weights
 
 
 @click.command()
 @click.argument("model", type=click.Path())
+@weights
+@click.option("--data", type=click.Path(), help="Data to run it on, for a model that takes neither text nor sound.")
 @as_json
-def inspect(model, as_json):
-    """Show the layers of MODEL, a Hugging Face directory or a bitquant checkpoint."""
+def inspect(model, weights, data, as_json):
+    """Show the layers of MODEL: a Hugging Face directory, package.module:factory, or a bitquant checkpoint."""
     import json
+    from pathlib import Path
 
     from bitquant.checkpoint import is_checkpoint, load
     from bitquant.coverage import report
-    from bitquant.sources import load_source, model_directory
+    from bitquant.data import read_data
+    from bitquant.sources import check_name, open_source
 
-    directory = model_directory(model)
-    if is_checkpoint(directory):
-        coverage = report(load(directory))
+    check_name(model, weights)
+    if Path(model).is_dir() and is_checkpoint(model):
+        coverage = report(load(model))
     else:
-        source = load_source(directory)
-        coverage = report(source.model, source.example_inputs())
+        source = open_source(model, weights)
+        if data is None:
+            example = source.example_inputs()
+        else:
+            found = read_data(data, source)
+            example = found.example_inputs(found.samples)
+        coverage = report(source.model, example)
     click.echo(json.dumps(coverage.to_dict(), indent=2) if as_json else str(coverage))

@@ -7,20 +7,52 @@ def as_json(command):
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
 
 
+def weights(command):
+    help = "Safetensors file, when MODEL is package.module:factory."
+    return click.option("--weights", type=click.Path(), metavar="FILE", help=help)(command)
+
+
 def training(steps):
     """Decorator that adds the options of a training run."""
+    rate = click.FloatRange(min=0, min_open=True)
     options = [
-        click.option(
-            "--preset", default="bit-plus", show_default=True, help="bit-plus (ours) or bit-ref (the paper's)."
-        ),
-        click.option("--steps", type=click.IntRange(min=0), default=steps, show_default=True, help="Training steps."),
+        click.option("--preset", help="bit-plus (ours) or bit-ref (the paper's).  [default: bit-plus]"),
+        click.option("--config", "config_file", type=click.Path(), metavar="FILE", help="A QuantConfig as JSON."),
         click.option("--skip", multiple=True, metavar="RULE", help="Leave a module in float: its name or re:PATTERN."),
+        click.option("--widths", metavar="W1A8", help="Bits of weights and activations.  [default: w1a1]"),
+        click.option("--chain", metavar="LIST", help="Train in stages, as in w1a8,w1a4,w1a1; bit for BiT's w1a2,w1a1."),
+        click.option(
+            "--stage-teacher",
+            type=click.Choice(["float", "previous"]),
+            default="float",
+            show_default=True,
+            help="Who teaches the stages after the first.",
+        ),
+        click.option(
+            "--steps", type=click.IntRange(min=0), default=steps, show_default=True, help="Training steps of a stage."
+        ),
+        click.option("--lr", type=rate, help="Peak learning rate of the weights, in place of the trainer's."),
+        click.option("--scale-lr", type=rate, help="Likewise of the quantizers' scales."),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness."
         ),
-        click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="In sentences."),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(min=1),
+            help="In samples.  [default: 32; 16 pictures, 8 recordings]",
+        ),
         click.option("--max-length", type=click.IntRange(min=4), default=128, show_default=True, help="In tokens."),
-        click.option("--overwrite", is_flag=True, help="Replace an earlier checkpoint at the same place."),
+        click.option(
+            "--checkpoint-every",
+            type=click.IntRange(min=1),
+            default=100,
+            show_default=True,
+            help="Steps between two training checkpoints, kept in OUT.training.",
+        ),
+        click.option("--resume", is_flag=True, help="Go on with the training in OUT.training."),
+        click.option(
+            "--overwrite", is_flag=True, help="Replace an earlier checkpoint, and a training not resumed, there."
+        ),
     ]
 
     def add(command):
@@ -29,3 +61,24 @@ def training(steps):
         return command
 
     return add
+
+
+def configuration(preset, config_file, skip, widths, chain):
+    """The QuantConfig that the options describe; a chain's is that of its last stage."""
+    import dataclasses
+
+    from bitquant.config import QuantConfig
+    from bitquant.json_object import read_object
+    from bitquant.widths import parse_chain, parse_widths
+
+    if preset and config_file:
+        raise click.UsageError("--preset and --config exclude each other: a configuration file says everything")
+    if widths and chain:
+        raise click.UsageError("--widths and --chain exclude each other: a chain ends at its last widths")
+    if config_file:
+        config = QuantConfig.from_dict(read_object(config_file))
+    else:
+        config = QuantConfig.preset(preset or "bit-plus")
+    bits = parse_widths(widths) if widths else parse_chain(chain)[-1] if chain else None
+    changes = dataclasses.asdict(bits) if bits else {}
+    return dataclasses.replace(config, modules_to_not_convert=(*config.modules_to_not_convert, *skip), **changes)

@@ -12,8 +12,9 @@ PLAIN_SECONDS = 15
 
 
 class TrainingBar:
-    """Called with a dict at every step: ``step``, ``steps``, and of these what is known: ``loss``, ``flip_ratio``,
-    ``tokens_per_s``, ``eta_s``. Close it, or use it as a context manager, before printing anything else.
+    """Called with a dict at every step: ``step``, ``steps``, and of these what is known: ``stage``, ``loss``,
+    ``flip_ratio``, ``tokens_per_s``, ``eta_s``. Close it, or use it as a context manager, before printing anything
+    else.
     """
 
     def __init__(self, stream=None):
@@ -59,7 +60,8 @@ class TrainingBar:
 def describe(state):
     """One line of the bar's text for a step's dict of numbers."""
     filled = WIDTH * state["step"] // max(state["steps"], 1)
-    parts = [f"[{'#' * filled}{'.' * (WIDTH - filled)}] {state['step']}/{state['steps']}"]
+    stage = f"{state['stage']} " if state.get("stage") else ""
+    parts = [f"{stage}[{'#' * filled}{'.' * (WIDTH - filled)}] {state['step']}/{state['steps']}"]
     if state.get("loss") is not None:
         parts.append(f"loss {state['loss']:.4f}")
     if state.get("flip_ratio") is not None:

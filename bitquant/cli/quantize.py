@@ -2,39 +2,79 @@
 
 import click
 
-from bitquant.cli.options import as_json, training
+from bitquant.cli.options import as_json, configuration, training, weights
 
 
 @click.command()
 @click.argument("model", type=click.Path())
-@click.option("--data", required=True, type=click.Path(), help="A text file, or a folder of them.")
+@weights
+@click.option(
+    "--data", required=True, type=click.Path(), help="Text, a folder of recordings or pictures, or an .npz file."
+)
 @click.option("--out", required=True, type=click.Path(), help="Directory to write.")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Longer recordings are cut.",
+)
 @training(steps=1000)
 @as_json
-def quantize(model, data, out, overwrite, as_json, **options):
-    """Binarize MODEL, a Hugging Face directory, and distil its accuracy back on DATA."""
-    from bitquant.data import read_text
+def quantize(model, weights, data, out, max_length, max_seconds, **options):
+    """Binarize MODEL, a Hugging Face directory or package.module:factory, and distil its accuracy back on DATA."""
 
-    run(lambda: model, lambda: read_text(data), out, overwrite, as_json, **options)
+    def find():
+        from bitquant.data import recognise
+        from bitquant.sources import check_name
+
+        recognise(data)
+        check_name(model, weights)
+        return model, weights
+
+    def read(source):
+        from bitquant.data import read_data
+
+        return read_data(data, source, max_length=max_length, max_seconds=max_seconds)
+
+    run(find, read, out, **options)
 
 
-def run(find_model, read_sentences, out, overwrite, as_json, *, preset, skip, **options):
-    """Runs ``bitquant.pipeline.binarize`` with a progress bar and prints what it measured; cheap checks go first."""
+def run(find_model, read, out, *, overwrite, resume, as_json, preset, config_file, skip, widths, chain, **options):
+    """Runs ``bitquant.pipeline.binarize`` with a progress bar and prints what it measured; cheap checks go first.
+
+    Args:
+        find_model (callable): gives the arguments of ``open_source``.
+        read (callable): Source -> Data.
+    """
     from bitquant.checkpoint import check_target
     from bitquant.cli.progress import TrainingBar
     from bitquant.cli.summary import summary
-    from bitquant.config import QuantConfig
     from bitquant.pipeline import binarize
-    from bitquant.sources import load_source, model_directory
+    from bitquant.sources import open_source
+    from bitquant.training_directory import TrainingDirectory
 
-    config = QuantConfig.preset(preset, modules_to_not_convert=skip)
+    config = configuration(preset, config_file, skip, widths, chain)
     check_target(out, overwrite=overwrite)
-    directory = model_directory(find_model())
+    TrainingDirectory(out).check(resume=resume, overwrite=overwrite)
+    found = find_model()
+    given = {name: value for name, value in options.items() if value is not None}  # the rest is the trainer's
     with TrainingBar() as bar:
-        bar.say("reading the text and the model")
-        sentences = read_sentences()
-        source = load_source(directory)
-        result = binarize(source, sentences, out, config, overwrite=overwrite, progress=bar, say=bar.say, **options)
+        bar.say("reading the model and the data")
+        source = open_source(*found)
+        data = read(source)
+        result = binarize(
+            source,
+            data,
+            out,
+            config,
+            chain=chain,
+            overwrite=overwrite,
+            resume=resume,
+            progress=bar,
+            say=bar.say,
+            **given,
+        )
     if as_json:
         import json
 

@@ -7,11 +7,11 @@ STYLE = {"tablefmt": "simple", "disable_numparse": True}
 
 def summary(result):
     """Text of ``bitquant.pipeline.binarize``'s result: size, time, share, fidelity, what stayed float."""
-    held_out = result["sentences"]["held_out"]
+    held_out = f"{result['data']['held_out']} held-out {result['data']['unit']}"
     same = "bit for bit equal to" if result["identical_after_reload"] else "NOT equal to"
     tables = [
         tabulate(_before_after(result), headers=("", "before", "after", ""), colalign=_align(4), **STYLE),
-        tabulate(_fidelity(result), headers=(f"{held_out} held-out sentences", *_COLUMNS), colalign=_align(4), **STYLE),
+        tabulate(_fidelity(result), headers=(held_out, *_COLUMNS), colalign=_align(4), **STYLE),
         left_in_float(result["coverage"]),
         f"Saved in {result['out']}; loaded again in a fresh process it is {same} the trained student.",
     ]
@@ -27,13 +27,17 @@ def _align(columns):
 
 
 def _before_after(result):
-    labels = {"weights": "model.safetensors, MB", "directory": "with config and tokenizer, MB"}
+    labels = {"weights": "model.safetensors, MB", "directory": "with all that loading needs, MB"}
     rows = []
     for key, label in labels.items():
         size = result["megabytes"][key]
         rows.append((label, f"{size['before']:.2f}", f"{size['after']:.2f}", f"{size['before'] / size['after']:.1f}x"))
     for time in result["milliseconds"]:
-        label = f"batch {time['batch']}, {time['tokens']} tokens, ms"
+        shape = [
+            f"batch {time['batch']}",
+            *(f"{time[unit]:g} {unit}" for unit in ("tokens", "seconds") if unit in time),
+        ]
+        label = f"{', '.join(shape)}, ms"
         rows.append((label, f"{time['before']:.1f}", f"{time['after']:.1f}", f"{time['before'] / time['after']:.1f}x"))
     rows.append(("MACs binarized", "0.0 %", f"{100 * result['coverage']['share_binarized']:.1f} %", ""))
     return rows
@@ -41,12 +45,15 @@ def _before_after(result):
 
 def _fidelity(result):
     before, after = result["fidelity"]["undistilled"], result["fidelity"]["distilled"]
-    others = max(result["sentences"]["held_out"] - 1, 1)
-    return [
+    others = max(result["data"]["held_out"] - 1, 1)
+    rows = [
         ("cosine to the teacher", f"{before['cosine']:.3f}", f"{after['cosine']:.3f}", ""),
         ("same nearest neighbour", _percent(before["top1"]), _percent(after["top1"]), _percent(1 / others)),
         ("same 10 nearest", _percent(before["top10"]), _percent(after["top10"]), _percent(min(10 / others, 1))),
     ]
+    if "argmax" in before:
+        rows.append(("same class chosen", _percent(before["argmax"]), _percent(after["argmax"]), ""))
+    return rows
 
 
 def _percent(share):

@@ -1,42 +1,48 @@
-"""The held-out split: which side a sentence falls on depends on the sentence alone."""
+"""The held-out split: which side a sample falls on depends on the sample alone."""
 
 from hashlib import blake2b
 
 HELD_OUT_SHARE = 0.1
 
 
-def hold_out(sentences, share=HELD_OUT_SHARE):
-    """Removes repetitions and splits by a hash of the normalised sentence.
+def normal(sentence):
+    """A sentence without what does not make it another one: case and white space."""
+    return " ".join(sentence.casefold().split())
 
-    Sentences that differ only in case or white space share one hash, so a repetition cannot stand on both sides, and
-    adding data never moves a sentence from one side to the other.
+
+def hold_out(samples, share=HELD_OUT_SHARE, *, key=normal, unit="sentences"):
+    """Removes repetitions and splits by a hash of each sample's key.
+
+    Samples with equal keys count once, so a repetition cannot stand on both sides, and adding data never moves a
+    sample from one side to the other.
 
     Args:
-        sentences (Iterable[str]): any order, repetitions allowed.
+        samples (Iterable): any order, repetitions allowed.
         share (float): share held out, by default one tenth.
+        key (callable): sample -> str; by default the sentence without case and spacing.
+        unit (str): what to call the samples in an error.
 
     Returns:
-        tuple[list[str], list[str]]: training sentences and held-out sentences, each in hash order, so that any prefix
-        is a fair sample.
+        tuple[list, list]: training samples and held-out samples, each in hash order, so that any prefix is a fair
+        sample.
 
     Raises:
-        ValueError: fewer than two sentences fall on one of the sides.
+        ValueError: fewer than two samples fall on one of the sides.
     """
-    by_key = {}
-    for sentence in sentences:
-        by_key.setdefault(_key(sentence), sentence)
+    by_hash = {}
+    for sample in samples:
+        by_hash.setdefault(_hash(key(sample)), sample)
     limit = int(share * 2**64)
-    ordered = sorted(by_key.items())
-    train = [sentence for key, sentence in ordered if key >= limit]
-    held_out = [sentence for key, sentence in ordered if key < limit]
+    ordered = sorted(by_hash.items())
+    train = [sample for number, sample in ordered if number >= limit]
+    held_out = [sample for number, sample in ordered if number < limit]
     if min(len(train), len(held_out)) < 2:
         raise ValueError(
-            f"only {len(ordered)} different sentences: too few to hold {share:.0%} out and train on the rest; "
+            f"only {len(ordered)} different {unit}: too few to hold {share:.0%} out and train on the rest; "
             "give at least 100"
         )
     return train, held_out
 
 
-def _key(sentence):
-    normal = " ".join(sentence.casefold().split())
-    return int.from_bytes(blake2b(normal.encode(), digest_size=8).digest(), "big")
+def _hash(key):
+    return int.from_bytes(blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest(), "big")

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from bitquant.data.kind import files_below
+
 SUFFIXES = (".txt", ".text", ".md", ".rst")
 
 _ABBREVIATION = re.compile(
@@ -28,7 +30,7 @@ def read_text(path):
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"data path {path} does not exist")
-    files = _text_files(path) if path.is_dir() else [path]
+    files = files_below(path, SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"folder {path} holds no text file ({', '.join(SUFFIXES)})")
     sentences = [s for file in files for block in _blocks(_decode(file)) for s in split_sentences(block)]
@@ -74,11 +76,6 @@ def _blocks(text):
         widest = max(map(len, lines), default=0)
         wrapped = 40 <= widest <= 120 and all(len(line) >= 0.7 * widest for line in lines[:-1])
         yield from [" ".join(lines)] if wrapped else lines
-
-
-def _text_files(folder):
-    visible = (p for p in folder.rglob("*") if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return sorted(p for p in visible if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _decode(file):

@@ -1,9 +1,12 @@
-"""Token batches: a tokenizer file, padding and masks, and the order of training."""
+"""Token batches: a tokenizer file, padding and masks."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from bitquant.data.batches import Batches
+from bitquant.json_object import read_object
 
 
 class Tokenizer:
@@ -37,6 +40,21 @@ class Tokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
 
+    @classmethod
+    def of(cls, directory):
+        """The tokenizer of a model's directory, with the padding id of its ``config.json``; None when there is none."""
+        directory = Path(directory)
+        if not (directory / "tokenizer.json").is_file():
+            return None
+        config = directory / "config.json"
+        pad_id = read_object(config).get("pad_token_id") if config.is_file() else None
+        return cls(directory / "tokenizer.json", pad_id if isinstance(pad_id, int) and pad_id >= 0 else None)
+
+    @property
+    def vocabulary(self):
+        """Number of different tokens."""
+        return self._backend.get_vocab_size()
+
     def _find_pad_id(self):
         if self._backend.padding:
             return self._backend.padding["pad_id"]
@@ -63,50 +81,22 @@ class Tokenizer:
         return self.pad(self.encode(sentences, max_length))
 
 
-class TextBatches:
+class TextBatches(Batches):
     """Padded batches of sentences: dicts of ``input_ids`` and ``attention_mask``, int64 (B, T).
-
-    With a seed, iterating never ends: every epoch is shuffled anew, sentences of similar length share a batch, and the
-    n-th batch depends on nothing but the seed. Without a seed, one pass in the given order, as measuring needs.
 
     Args:
         tokenizer (Tokenizer): turns sentences into padded tensors.
         sentences (list[str]): the data.
         batch_size (int): sentences a batch. Default: 32.
         max_length (int): longest sequence in tokens. Default: 128.
-        seed (int, optional): order of training. Default: None, the given order, once.
+        seed (int, optional): order of training, endless. Default: None, the given order, once.
     """
 
     def __init__(self, tokenizer, sentences, *, batch_size=32, max_length=128, seed=None):
-        if batch_size < 1 or max_length < 4:
-            raise ValueError(f"batch size must be at least 1 and length at least 4, not {batch_size} and {max_length}")
-        self.tokenizer, self.batch_size, self.seed = tokenizer, batch_size, seed
-        self._encoded = tokenizer.encode(sentences, max_length)
-
-    def __len__(self):
-        """Batches of one epoch."""
-        return -(-len(self._encoded) // self.batch_size)
-
-    def __iter__(self):
-        if self.seed is None:
-            yield from self._batches(np.arange(len(self._encoded)))
-            return
-        epoch = 0
-        while self._encoded:
-            yield from self._epoch(epoch)
-            epoch += 1
-
-    def _batches(self, order):
-        for start in range(0, len(order), self.batch_size):
-            yield self.tokenizer.pad([self._encoded[i] for i in order[start : start + self.batch_size]])
-
-    def _epoch(self, epoch):
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self._encoded))
-        # sort within windows of many batches: little padding, yet no batch is the same in two epochs
-        window = 64 * self.batch_size
-        lengths = np.array([len(e) for e in self._encoded])
-        windows = [order[i : i + window] for i in range(0, len(order), window)]
-        order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
-        starts = rng.permutation(np.arange(0, len(order), self.batch_size))
-        yield from self._batches(np.concatenate([order[s : s + self.batch_size] for s in starts]))
+        if max_length < 4:
+            raise ValueError(f"length must be at least 4 tokens, not {max_length}")
+        encoded = tokenizer.encode(sentences, max_length)
+        lengths = [len(e) for e in encoded]
+        super().__init__(
+            encoded, lambda rows, rng: tokenizer.pad(rows), batch_size=batch_size, lengths=lengths, seed=seed
+        )

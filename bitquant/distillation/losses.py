@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bitquant.inputs import mask_for
+
 LOGITS = ("logits",)
 
 
@@ -17,12 +19,13 @@ def masked_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tenso
 
     Args:
         student, teacher: (batch, time, channels), or any equal shapes.
-        mask: bool (batch, time), True for valid tokens; ignored where the leading dimensions differ.
+        mask: bool (batch, time), True for valid tokens, or for samples of which time steps are made (``mask_for``).
     """
     student, teacher = student.float(), teacher.float()
     error, power = (student - teacher).square(), teacher.square()
-    if mask is not None and teacher.ndim == 3 and teacher.shape[:2] == mask.shape:
-        weight = mask.unsqueeze(-1).to(error.dtype)
+    valid = mask_for(mask, teacher.shape) if teacher.ndim == 3 else None
+    if valid is not None:
+        weight = valid.unsqueeze(-1).to(error.dtype)
         error, power = error * weight, power * weight
     return error.sum() / power.sum().clamp(min=1e-12)
 
@@ -33,8 +36,9 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None) ->
     divergence = F.kl_div(
         student.float().log_softmax(-1), teacher.float().log_softmax(-1), reduction="none", log_target=True
     ).sum(-1)
-    if mask is not None and divergence.shape == mask.shape:
-        return (divergence * mask).sum() / mask.sum().clamp(min=1)
+    valid = mask_for(mask, divergence.shape) if divergence.ndim == 2 else None
+    if valid is not None:
+        return (divergence * valid).sum() / valid.sum().clamp(min=1)
     return divergence.mean()
 
 

@@ -168,7 +168,8 @@ class _Stage:
                 if self.progress is not None:
                     self.progress(told)
                 stop = interrupted()
-                if self.state and ((step + 1) % self.every == 0 or stop):
+                # the last step too: what comes after training may fail
+                if self.state and ((step + 1) % self.every == 0 or step + 1 == s["steps"] or stop):
                     self.state.save(student, optimizer, stage=stage, step=step + 1)
                 if stop:
                     raise KeyboardInterrupt

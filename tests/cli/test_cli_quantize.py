@@ -216,4 +216,6 @@ def test_real_process_and_real_ctrl_c(tiny_bert, text_file, tmp_path):
     assert process.returncode == 130, "".join(lines) + stderr
     assert "Traceback" not in stderr
     assert stdout == ""
-    assert sorted(os.listdir(tmp_path)) == ["data.txt", "tiny-bert"]
+    assert "--resume" in stderr
+    assert sorted(os.listdir(tmp_path)) == ["data.txt", "out.training", "tiny-bert"]
+    assert "training.safetensors" in os.listdir(tmp_path / "out.training")
