@@ -91,7 +91,7 @@ def code(model: nn.Module, path: str) -> str:
     Raises:
         CaptureError: where the module at `path` is not rewritten.
     """
-    module = model.get_submodule(path)
+    module = dict(model.named_modules()).get(path)
     if not isinstance(module, OwnerMixin):
         raise CaptureError(f"{path!r} is not rewritten; rewritten modules: {', '.join(owners(model)) or 'none'}")
     capture = module._capture

@@ -9,8 +9,9 @@ from bitquant.cli.options import as_json, weights
 @click.argument("model", type=click.Path())
 @weights
 @click.option("--data", type=click.Path(), help="Data to run it on, for a model that takes neither text nor sound.")
+@click.option("--code", "module", metavar="MODULE", help="Show the source that MODULE would be rewritten to.")
 @as_json
-def inspect(model, weights, data, as_json):
+def inspect(model, weights, data, module, as_json):
     """Show the layers of MODEL: a Hugging Face directory, package.module:factory, or a bitquant checkpoint."""
     import json
     from pathlib import Path
@@ -22,6 +23,8 @@ def inspect(model, weights, data, as_json):
 
     check_name(model, weights)
     if Path(model).is_dir() and is_checkpoint(model):
+        if module is not None:
+            raise click.UsageError("--code takes a float model: a checkpoint is rewritten when it first runs")
         coverage = report(load(model))
     else:
         source = open_source(model, weights)
@@ -30,5 +33,17 @@ def inspect(model, weights, data, as_json):
         else:
             found = read_data(data, source)
             example = found.example_inputs(found.samples)
+        if module is not None:
+            click.echo(_rewritten(source.model, example, module))
+            return
         coverage = report(source.model, example)
     click.echo(json.dumps(coverage.to_dict(), indent=2) if as_json else str(coverage))
+
+
+def _rewritten(model, example, module):
+    """Readable source of one module after ``quantize_`` with the default preset."""
+    from bitquant.capture import code
+    from bitquant.quantize import quantize_
+
+    quantize_(model, None, example)
+    return code(model, module)

@@ -18,6 +18,14 @@ def test_float_model(bitquant_cli, tiny_bert):
     assert {"path", "kind", "macs", "reason"} <= set(facts["rows"][0])
 
 
+def test_rewritten_code(bitquant_cli, tiny_bert):
+    result = bitquant_cli("inspect", tiny_bert, "--code", "encoder.layer.0.attention.self")
+    assert "self.bit_attention_0(" in result.stdout and "def forward(" in result.stdout
+    result = bitquant_cli("inspect", tiny_bert, "--code", "encoder.layer.7")
+    assert result.exit_code == 1
+    assert "is not rewritten; rewritten modules: encoder.layer.0.attention.self" in result.stderr
+
+
 def test_checkpoint(bitquant_cli, tiny_bert, tmp_path):
     source = load_source(tiny_bert)
     config = bitquant.QuantConfig.preset("bit-plus", modules_to_not_convert=["pooler"])
