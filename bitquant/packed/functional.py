@@ -45,4 +45,5 @@ def drop_parameter_(owner: nn.Module, parameter: str) -> None:
     path, _, name = parameter.rpartition(".")
     module = owner.get_submodule(path)
     weight = module._parameters.pop(name)
-    module.__dict__[name] = stand_in(weight.shape, weight.device)
+    device = torch.device("cpu") if weight.is_meta else weight.device  # a skeleton has no device yet
+    module.__dict__[name] = stand_in(weight.shape, device)
