@@ -174,6 +174,7 @@ def _write_tensors(tensors, file):
 
 
 def digest_file(file):
+    """sha256 of a file, in hex."""
     hasher = sha256()
     with open(file, "rb") as stream:
         while block := stream.read(1 << 20):

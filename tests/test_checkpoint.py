@@ -241,7 +241,7 @@ def test_flipped_bit(saved, part):
 
 
 def test_pickle_is_refused_unread(saved, tmp_path):
-    from test_sources import Bomb
+    from sources.test_huggingface import Bomb
 
     trace = tmp_path / "was-unpickled"
     for name in ("model.safetensors", "pytorch_model.bin"):

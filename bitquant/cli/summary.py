@@ -33,11 +33,8 @@ def _before_after(result):
         size = result["megabytes"][key]
         rows.append((label, f"{size['before']:.2f}", f"{size['after']:.2f}", f"{size['before'] / size['after']:.1f}x"))
     for time in result["milliseconds"]:
-        shape = [
-            f"batch {time['batch']}",
-            *(f"{time[unit]:g} {unit}" for unit in ("tokens", "seconds") if unit in time),
-        ]
-        label = f"{', '.join(shape)}, ms"
+        lengths = [f", {time[key]:g} {unit}" for key, unit in (("tokens", "tokens"), ("seconds", "s")) if key in time]
+        label = f"batch {time['batch']}{''.join(lengths)}, ms"
         rows.append((label, f"{time['before']:.1f}", f"{time['after']:.1f}", f"{time['before'] / time['after']:.1f}x"))
     rows.append(("MACs binarized", "0.0 %", f"{100 * result['coverage']['share_binarized']:.1f} %", ""))
     return rows

@@ -22,12 +22,14 @@ def speech_processor(source):
             a valid one.
         ModuleNotFoundError: it names a feature extractor, and transformers is not installed.
     """
+    model_config = getattr(source.model, "config", None)
+    if getattr(model_config, "is_encoder_decoder", False):
+        raise ValueError(f"{source.name} is an encoder with a decoder: write a package.module:factory for the encoder")
     file = source.file("preprocessor_config.json")
     config = _checked(file) if file else {}
     kind = config.get("feature_extractor_type", "Wav2Vec2FeatureExtractor")
     if file and kind != "Wav2Vec2FeatureExtractor":
         return Features(_extractor(kind, config, file), source.arguments)
-    model_config = getattr(source.model, "config", None)
     if "input_features" in source.arguments or hasattr(model_config, "num_mel_bins"):
         raise ValueError(
             f"{source.name} takes log-mel features: put its preprocessor_config.json into {source.directory}"
