@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import click
 import torch
@@ -19,6 +20,7 @@ from .paper import COLUMNS, TABLE1
 from .pretraining import HubertForPretraining
 
 SECONDS, SAMPLE_RATE = 10, 16_000
+MEASURING_SECONDS = 60.0
 MODELS = {
     "Vanilla": "vanilla_fastconv",
     "Conformer-S": "conformer_s_f3072",
@@ -110,16 +112,20 @@ def main(convention, measure, as_json):
     if measure:
         from .measure import measure_models
 
-        measured = measure_models(MODELS, SECONDS * SAMPLE_RATE, say=lambda line: click.echo(line, err=True))
+        say = partial(click.echo, err=True)
+        measured = measure_models(MODELS, SECONDS * SAMPLE_RATE, say=say, seconds=MEASURING_SECONDS)
     if as_json:
         click.echo(json.dumps(to_dict(convention, ours, measured), indent=2))
         return
     click.echo(_table(convention, ours))
     if measured:
         click.echo("\n" + tabulate(
-            [(name, *(f"{row[key]:.1f}" for key in ("float_ms", "packed_ms", "float_mb", "packed_mb")))
+            [(name, *(f"{row[key]:.1f}" for key in ("float_ms", "packed_ms")),
+              *(f"{row[key]:.2f}" for key in ("float_mb", "packed_mb")))
              for name, row in measured.items()],
-            headers=("10 s of audio, measured here", "float ms", "packed ms", "float MB", "packed MB"),
+            headers=(f"{SECONDS} s of audio, {torch.get_num_threads()} thread(s)", "float ms", "packed ms", "float MB",
+                     "packed MB"),
+            colalign=("left", *["right"] * 4), disable_numparse=True,
         ))  # fmt: skip
 
 
