@@ -13,6 +13,7 @@ from bitquant.profiling import profile
 
 from .model import Hubert
 
+
 def measure_models(presets: Mapping[str, str], samples: int, *, say: Callable[[str], None] = lambda line: None,
                    seconds: float = 60.0) -> dict[str, dict[str, float]]:
     """Shortest time of one forward pass and stored megabytes, before and after ``quantize_`` and ``convert_``.
