@@ -18,7 +18,10 @@ from typing import NamedTuple
 import torch  # first, so that its OpenMP runtime is the one the library finds
 from torch import Tensor
 
-ABI_VERSION = 1
+from . import naive
+from .checks import output_size
+
+ABI_VERSION = 2
 OK, NAN, INDEX, TABLE, NO_MEMORY, UNSUPPORTED = range(6)  # bq_status of bitquant.h
 FILE_NAME = {"darwin": "libbitquant_cpu.dylib", "win32": "bitquant_cpu.dll"}.get(sys.platform, "libbitquant_cpu.so")
 
@@ -33,10 +36,28 @@ _SIGNATURES = {
         [c_void_p, *[c_int64] * 3, c_void_p, c_int64, c_int, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
         + [c_int],
     ),
+    "bq_integer_linear": (
+        c_int,
+        [c_void_p, *[c_int64] * 3, c_void_p, c_int64, c_void_p, c_int, c_int, c_void_p, c_int64, c_void_p, c_int64]
+        + [c_void_p, c_void_p, c_int],
+    ),
+    "bq_convolve": (c_int, [c_void_p, c_int]),
     "bq_attention_rowmax": (c_int, [c_void_p, c_void_p, c_int]),
     "bq_attention_table": (c_int, [c_void_p, c_void_p, c_void_p, c_int]),
     "bq_embedding": (c_int, [c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int]),
 }
+
+
+class _Convolution(ctypes.Structure):
+    """``bq_convolution`` of bitquant.h."""
+
+    _fields_ = (
+        [(name, c_void_p) for name in ("x", "out", "offset", "step", "lanes", "scale", "bias")]
+        + [(name, c_int64) for name in ("batch", "channels", "height", "width", "out_channels", "groups")]
+        + [(name, c_int64) for name in ("offset_size", "scale_size", "x_batch", "x_channel", "x_row", "x_column")]
+        + [(name, 2 * c_int64) for name in ("kernel", "stride", "dilation", "before", "after")]
+        + [(name, c_int64) for name in ("bits", "is_signed")]
+    )
 
 
 class _Attention(ctypes.Structure):
@@ -160,6 +181,77 @@ def binary_linear(
     )  # fmt: skip
     _check(status, "x")
     return out if x.dtype == torch.float32 else out.to(x.dtype)
+
+
+def integer_linear(
+    x: Tensor,
+    offset: Tensor,
+    step: Tensor | None,
+    bits: int,
+    signed: bool,
+    lanes: Tensor,
+    out_features: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    if bits == 1:
+        return binary_linear(x, offset, not signed, lanes, out_features, scale, bias)
+    if bits == 32:  # a float product: torch's own
+        return naive.integer_linear(x, offset, step, bits, signed, lanes, out_features, scale, bias)
+    rows, count, stride = _rows(x)
+    offset, lanes, scale = offset.contiguous(), lanes.contiguous(), scale.contiguous()
+    if bias is not None:
+        bias = bias.contiguous()
+    out = torch.empty((*x.shape[:-1], out_features), dtype=torch.float32)
+    status = _load().library.bq_integer_linear(
+        rows.data_ptr(), count, x.shape[-1], stride, offset.data_ptr(), offset.numel(), step.data_ptr(), bits, signed,
+        lanes.data_ptr(), out_features, scale.data_ptr(), scale.numel(), None if bias is None else bias.data_ptr(),
+        out.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    _check(status, "x")
+    return out if x.dtype == torch.float32 else out.to(x.dtype)
+
+
+def convolution(
+    x: Tensor,
+    offset: Tensor,
+    step: Tensor | None,
+    bits: int,
+    signed: bool,
+    lanes: Tensor,
+    out_channels: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    if bits == 32 or x.dtype == torch.float64:  # a float64 that is no zero may be one in float32
+        return naive.convolution(
+            x, offset, step, bits, signed, lanes, out_channels, kernel_size, stride, padding, dilation, groups,
+            scale, bias,
+        )  # fmt: skip
+    dtype, space = x.dtype, x.shape[2:]
+    size = output_size(space, kernel_size, stride, padding, dilation)
+    out = torch.empty((x.shape[0], out_channels, *size), dtype=torch.float32)
+    x = _fp32(x)
+    if len(space) == 1:  # an image of one row
+        x = x.unsqueeze(2)
+        kernel_size, stride, dilation, padding = [1, *kernel_size], [1, *stride], [1, *dilation], [0, 0, *padding]
+    offset, lanes, scale = offset.contiguous(), lanes.contiguous(), scale.contiguous()
+    if bias is not None:
+        bias = bias.contiguous()
+    pairs = 2 * c_int64
+    call = _Convolution(
+        x.data_ptr(), out.data_ptr(), offset.data_ptr(), None if step is None else step.data_ptr(), lanes.data_ptr(),
+        scale.data_ptr(), None if bias is None else bias.data_ptr(), *x.shape, out_channels, groups, offset.numel(),
+        scale.numel(), *x.stride(), pairs(*kernel_size), pairs(*stride), pairs(*dilation), pairs(*padding[::2]),
+        pairs(*padding[1::2]), bits, signed,
+    )  # fmt: skip
+    _check(_load().library.bq_convolve(ctypes.addressof(call), torch.get_num_threads()), "x")
+    return out if dtype == torch.float32 else out.to(dtype)
 
 
 def binary_attention_rowmax(

@@ -31,6 +31,26 @@ int main(void) {
         EXPECT(bq_linear(x, 1, 5, 5, &zero, 1, 1, lanes, 2, scale, 2, NULL, out, 1) == BQ_OK);
         EXPECT(out[0] == 0.0f && out[1] == -4.0f); /* {0,1}: ones at 0 and 3, acc 0 and -2 */
 
+        /* levels 1, -2, 0, 1, 0 (2.5 to even, clipped; -0.5 to even) against the same weights */
+        const float x4[5] = {1.0f, -9.0f, 0.0f, 2.5f, -0.5f}, step = 1.0f;
+        EXPECT(bq_integer_linear(x4, 1, 5, 5, &zero, 1, &step, 2, 1, lanes, 2, scale, 2, bias, out, 1) == BQ_OK);
+        EXPECT(out[0] == 9.0f && out[1] == 20.0f); /* acc 1 - 2 - 1 and -(1 - 2 + 1) */
+
+        /* signs of x: + - 0 + -, one column of padding on both sides; kernel + + - */
+        const uint32_t kernel[16] = {0x3};
+        float convolved[5];
+        bq_convolution wave;
+        memset(&wave, 0, sizeof wave);
+        wave.x = x, wave.out = convolved, wave.offset = &zero, wave.lanes = kernel, wave.scale = &step;
+        wave.batch = wave.channels = wave.height = wave.out_channels = wave.groups = 1;
+        wave.width = 5, wave.x_batch = wave.x_channel = wave.x_row = 5, wave.x_column = 1;
+        wave.offset_size = wave.scale_size = wave.bits = wave.is_signed = 1;
+        wave.kernel[0] = 1, wave.kernel[1] = 3, wave.before[1] = wave.after[1] = 1;
+        for (int j = 0; j < 2; ++j) wave.stride[j] = wave.dilation[j] = 1;
+        const float sums[5] = {2, 0, -2, 2, 0};
+        EXPECT(bq_convolve(&wave, 1) == BQ_OK);
+        EXPECT(memcmp(convolved, sums, sizeof sums) == 0);
+
         const uint8_t packed[4] = {0xff, 0x01, 0x00, 0x02}; /* two rows of ten bits */
         const int64_t rows[2] = {1, 2};
         float row[10];

@@ -32,6 +32,41 @@ def test_linear_and_pack(random, strict, k):
         same("binary_linear", x, threshold, strict, random.weight(n, k)[1], n, scale, bias)
 
 
+@pytest.mark.parametrize("signed", (True, False))
+@pytest.mark.parametrize("bits", (2, 4, 8))
+@pytest.mark.parametrize("k", WIDTHS)
+def test_integer_linear(random, k, bits, signed):
+    for i, (n, m) in enumerate(itertools.product((1, 17, 130), (0, 5, 66))):
+        x, offset = 3 * random.floats(m, k), random.floats(k if i % 2 else 1) / 9
+        scale, bias = random.positive(n if i % 3 else 1), random.floats(n) if i % 5 else None
+        arguments = (random.positive(1), bits, signed, random.weight(n, k)[1], n, scale, bias)
+        same("integer_linear", x, offset, *arguments)
+
+
+@pytest.mark.parametrize("signed", (True, False))
+@pytest.mark.parametrize("bits", (2, 4, 8))
+def test_ties_and_clipping(random, bits, signed):
+    _, lanes = random.weight(20, 1030)
+    edges = torch.tensor([float("inf"), -float("inf"), 3.4e38, -3.4e38, 1e-40, -0.0])
+    for step in (1.0, 0.3, 1e-30, 3e38):
+        halves = (torch.arange(1024) - 512) * 0.5 * step
+        x = torch.cat([halves, edges]).repeat(3, 1)
+        for offset in (torch.zeros(1), torch.tensor([0.5]), x[0].nan_to_num().roll(1)):
+            arguments = (offset, torch.tensor([step]), bits, signed, lanes, 20, torch.tensor([0.1]), None)
+            same("integer_linear", x.nextafter(torch.zeros(())), *arguments)
+            same("integer_linear", x, *arguments)
+
+
+def test_integer_linear_dtypes_strides_and_other_widths(random):
+    _, lanes = random.weight(40, 70)
+    offset, step = random.floats(140)[::2], torch.tensor(0.3)
+    for bits in (1, 2, 32):
+        arguments = (offset, step, bits, True, lanes, 40, random.positive(80)[::2], random.floats(80)[::2])
+        for x in (random.floats(2, 3, 70), random.floats(70, 6).T, random.floats(5, 90)[:, :70], random.floats(70)):
+            for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+                same("integer_linear", x.to(dtype), *arguments)
+
+
 @pytest.mark.parametrize("strict", (False, True))
 def test_extreme_values_and_ties(random, strict):
     tiny = 1e-40
@@ -118,6 +153,8 @@ def test_nan_is_found_wherever_it_is(random, where):
         native.binary_linear(x, torch.zeros(1), False, lanes, 3, torch.ones(1), None)
     with pytest.raises(ValueError, match="x holds NaN"):
         native.threshold_pack(x, torch.zeros(70), True)
+    with pytest.raises(ValueError, match="x holds NaN"):
+        native.integer_linear(x, torch.zeros(1), torch.ones(1), 4, True, lanes, 3, torch.ones(1), None)
     clean = random.floats(9, 70)
     for bad in range(3):
         q, k, v = ((x if i == bad else clean)[None, None] for i in range(3))

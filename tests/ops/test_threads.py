@@ -22,12 +22,22 @@ def calls(random):
     table = (4096 * torch.exp(-0.02 * torch.arange(65))).round().long()
     packed, scale = torch.zeros(9, 125, dtype=torch.uint8), random.positive(9)
     wide = random.floats(700, 900)
+    speech, (_, taps) = random.floats(1, 64, 3000), random.weight(80, 3 * 64)
+    speech[..., 2000:2500] = 0
+    _, alone = random.weight(64, 31)
 
     def linear(x):
         return lambda: native.binary_linear(x, zero, False, lanes, columns, one, bias)
 
+    def convolution(bits, signed, *weight):
+        return lambda: native.convolution(speech, zero, one, bits, signed, *weight, one, None)
+
     return [
         *(linear(random.floats(m, 1600)) for m in (1, 7, 150)),
+        lambda: native.integer_linear(wide, zero, one, 4, True, lanes[:, :29], columns, one, bias),
+        convolution(1, True, taps, 80, [3], [1], [1, 1], [1], 1),
+        convolution(2, False, taps, 80, [3], [2], [0, 2], [1], 1),
+        convolution(1, True, alone, 64, [31], [1], [15, 15], [1], 64),
         lambda: native.binary_attention_rowmax(q, k, v, keep, torch.tensor(6), one),
         lambda: native.binary_attention_table(q, k, v, keep, table, torch.tensor(1 << 14), one),
         lambda: native.binary_embedding(torch.arange(2000) % 9, packed, 1000, scale),

@@ -1,7 +1,6 @@
 // The C interface: arguments, scratch memory, threads, and the choice of an instruction set.
 #include <atomic>
 #include <cstdlib>
-#include <cstring>
 
 #include "kernels.h"
 
@@ -85,8 +84,22 @@ struct Range {
     int64_t from, to, size() const { return to - from; }
 };
 
-Binarizer binarizer(const float *x, int64_t k, int64_t stride, const float *threshold, int64_t threshold_size, int strict) {
-    return {x, k, stride, threshold, threshold_size != 1, strict != 0};
+bq_status multiply(const Linear &call, int64_t rows, int threads) {
+    const Kernels &isa = kernels();
+    const int64_t k = call.input.k;
+    const int team = team_size(threads, rows * k * (call.n * call.input.to.bits + 64) / isa.macs_per_us);
+    // Few rows: the threads share the columns instead, and each packs all rows, which is cheap for so few.
+    const bool by_rows = rows >= 8 * team;
+    const int64_t groups = ceil_div(call.n, LANES);
+    Status status;
+    in_parallel(team, [&](int part) {
+        const Scratch scratch(linear_scratch(k));
+        if (!scratch.data) return status.report(BQ_NO_MEMORY);
+        const Range row(rows, 4, by_rows ? part : 0, by_rows ? team : 1);
+        const Range group(groups, 4, by_rows ? 0 : part, by_rows ? 1 : team);
+        if (!isa.linear(call, row.from, row.size(), group.from, group.size(), scratch.data)) status.report(BQ_NAN);
+    });
+    return status;
 }
 
 bq_status attend(const bq_attention &call, const Selection &by, int threads) {
@@ -127,6 +140,16 @@ int64_t attention_scratch(const bq_attention &call) {
            block * words + call.d + 1 + key_words;
 }
 
+// The order of carving in convolution.inl.
+int64_t convolution_scratch(const bq_convolution &call, const Tiles &part) {
+    const Grid grid = grid_of(call);
+    const int64_t channels = call.channels / call.groups, taps = call.kernel[0] * call.kernel[1];
+    const int64_t planes = call.bits > 2 ? call.bits : 2, words = ceil_div(channels, WORD_BITS);
+    const int64_t positions = end_position(grid, part) - first_position(grid, part) + LANES;
+    return taps + positions * (1 + call.bits * words) + LANES * (call.bits * words + 1) +
+           PASS_TILES * planes * ceil_div(taps * channels, WORD_BITS) * LANES;
+}
+
 }  // namespace bitquant
 
 using namespace bitquant;
@@ -153,7 +176,7 @@ bq_status bq_use_instruction_set(const char *name) {
 bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
                             int64_t threshold_size, int strict, uint32_t *words, int32_t *ones, int threads) {
     const Kernels &isa = kernels();
-    const Binarizer in = binarizer(x, k, stride, threshold, threshold_size, strict);
+    const Rows in{x, k, stride, {threshold, threshold_size != 1, !strict, 1, 1}};
     const int team = team_size(threads, rows * k / 8000);
     Status status;
     in_parallel(team, [&](int part) {
@@ -167,19 +190,45 @@ bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t str
 bq_status bq_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold, int64_t threshold_size,
                     int strict, const uint32_t *lanes, int64_t n, const float *scale, int64_t scale_size, const float *bias,
                     float *out, int threads) {
+    const Rows in{x, k, stride, {threshold, threshold_size != 1, !strict, 1, 1}};
+    return multiply({in, lanes, n, scale, scale_size != 1, bias, out}, rows, threads);
+}
+
+bq_status bq_integer_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *offset, int64_t offset_size,
+                            const float *step, int bits, int is_signed, const uint32_t *lanes, int64_t n, const float *scale,
+                            int64_t scale_size, const float *bias, float *out, int threads) {
+    const Rows in{x, k, stride, {offset, offset_size != 1, is_signed != 0, bits, *step}};
+    return multiply({in, lanes, n, scale, scale_size != 1, bias, out}, rows, threads);
+}
+
+bq_status bq_convolve(const bq_convolution *call, int threads) {
     const Kernels &isa = kernels();
-    const Linear call{binarizer(x, k, stride, threshold, threshold_size, strict), lanes, n, scale, scale_size != 1, bias, out};
-    const int team = team_size(threads, rows * k * (n + 64) / isa.macs_per_us);
-    // Few rows: the threads share the columns instead, and each packs all rows, which is cheap for so few.
-    const bool by_rows = rows >= 8 * team;
-    const int64_t groups = ceil_div(n, LANES);
+    const Grid grid = grid_of(*call);
+    const int64_t inputs = call->batch * call->channels * call->height * call->width;
+    const int64_t k = call->kernel[0] * call->kernel[1] * (call->channels / call->groups);
+    const int64_t products = call->batch * call->out_channels * grid.tiles * LANES * (k * call->bits + 64);
+    const int team = team_size(threads, (products + inputs * 64) / isa.macs_per_us);
+    if (call->batch == 0) return BQ_OK;
+    // A block packs the positions it reads: large enough to share few of them with the next, small enough for a cache.
+    const int64_t shared = 2 * ceil_div(grid.span, LANES * grid.column_step);
+    const int64_t wanted = ceil_div(grid.tiles, shared > 32 ? shared : 32), needed = ceil_div(team, call->batch);
+    const int64_t blocks = wanted > needed ? wanted : needed;
     Status status;
     in_parallel(team, [&](int part) {
-        const Scratch scratch(linear_scratch(k));
+        const Range mine(call->batch * blocks, 1, part, team);
+        const auto tiles = [&](int64_t item) -> Tiles {
+            const Range block(grid.tiles, 1, item % blocks, blocks);
+            return {item / blocks, block.from, block.to};
+        };
+        int64_t words = 0;
+        for (int64_t item = mine.from; item < mine.to; ++item) {
+            const int64_t more = tiles(item).from < tiles(item).to ? convolution_scratch(*call, tiles(item)) : 0;
+            if (more > words) words = more;
+        }
+        const Scratch scratch(words);
         if (!scratch.data) return status.report(BQ_NO_MEMORY);
-        const Range row(rows, 4, by_rows ? part : 0, by_rows ? team : 1);
-        const Range group(groups, 4, by_rows ? 0 : part, by_rows ? 1 : team);
-        if (!isa.linear(call, row.from, row.size(), group.from, group.size(), scratch.data)) status.report(BQ_NAN);
+        for (int64_t item = mine.from; item < mine.to; ++item)
+            if (tiles(item).from < tiles(item).to && !isa.convolution(*call, tiles(item), scratch.data)) status.report(BQ_NAN);
     });
     return status;
 }

@@ -124,10 +124,10 @@ static bool attention(const bq_attention &call, const Selection &by, int64_t bat
     const float *const q = call.q + batch * call.q_batch + head * call.q_head;
     for (int64_t at = row; at < row + rows; at += QUERY_BLOCK) {
         const int64_t here = row + rows - at < QUERY_BLOCK ? row + rows - at : QUERY_BLOCK;
-        const Binarizer sign{q, d, call.q_row, &zero, false, false};
+        const Rows sign{q, d, call.q_row, {&zero, false, true, 1, 1}};
         int32_t number[QUERY_BLOCK];
         clean &= pack(sign, at, here, queries, number);
-        count<Xor>(queries, here, key_lanes, groups, words,
+        count<Xor>(BitRows{queries, words}, here, key_lanes, groups, words,
                    [&](int64_t i, int64_t g, Lanes c) { c.store(distance + (i * groups + g) * LANES); });
         for (int64_t i = 0; i < here; ++i) {
             if (!one_mask) pack_keep(mask + (at + i) * call.keep_row, call.keep_key, keys, keep);
@@ -135,7 +135,8 @@ static bool attention(const bq_attention &call, const Selection &by, int64_t bat
                              reinterpret_cast<uint16_t *>(taken + i * key_words));
         }
         float *const out = call.out + ((batch * call.heads + head) * call.queries + at) * dv;
-        count<And>(taken, here, value_lanes, value_groups, key_words, [&](int64_t i, int64_t g, Lanes c) {
+        const BitRows sets{taken, key_words};
+        count<And>(sets, here, value_lanes, value_groups, key_words, [&](int64_t i, int64_t g, Lanes c) {
             const int64_t left = dv - g * LANES < LANES ? dv - g * LANES : LANES;
             Floats y = Floats::of(c + c - Lanes::all(number[i]));
             if (!by.table) y = y / Floats::all(static_cast<float>(number[i] ? number[i] : 1));

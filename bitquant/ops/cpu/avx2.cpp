@@ -3,11 +3,16 @@
 
 namespace bitquant {
 namespace avx2 {
+#include "levels.inl"
 #include "pack.inl"
 #include "product.inl"
+#include "grid.inl"
+#include "convolution.inl"
 #include "attention.inl"
 }  // namespace avx2
 
-const Kernels avx2_kernels = {"avx2", 250000, avx2::pack, avx2::linear, avx2::attention, avx2::embedding};
+const Kernels avx2_kernels = {
+    "avx2", 250000, avx2::pack, avx2::linear, avx2::convolution, avx2::attention, avx2::embedding,
+};
 
 }  // namespace bitquant

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define BQ_ABI_VERSION 1
+#define BQ_ABI_VERSION 2
 
 typedef enum bq_status {
     BQ_OK = 0,
@@ -62,6 +62,32 @@ BQ_API bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int6
 BQ_API bq_status bq_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
                            int64_t threshold_size, int strict, const uint32_t *lanes, int64_t n, const float *scale,
                            int64_t scale_size, const float *bias, float *out, int threads);
+
+/* bq_linear for an input of several bits: a is rint((x + offset) / *step), to even where it is a tie, clipped to
+ * -2^(bits-1) .. 2^(bits-1) - 1 where `is_signed`, else to 0 .. 2^bits - 1. bits: 2 to 8. offset: k, or 1. */
+BQ_API bq_status bq_integer_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *offset,
+                                   int64_t offset_size, const float *step, int bits, int is_signed, const uint32_t *lanes,
+                                   int64_t n, const float *scale, int64_t scale_size, const float *bias, float *out,
+                                   int threads);
+
+/* A convolution over two dimensions; one over time has height 1. Pairs are (height, width). */
+typedef struct bq_convolution {
+    const float *x;              /* (batch, channels, height, width); fastest where x_column or x_channel is 1 */
+    float *out;                  /* (batch, out_channels, *output size), dense */
+    const float *offset;         /* of each channel, or one: of the levels as in bq_integer_linear; the threshold at 1 bit */
+    const float *step;           /* one; NULL at 1 bit */
+    const uint32_t *lanes;       /* out_channels rows of signs, in the order (row, column, channel within the group) */
+    const float *scale, *bias;   /* as in bq_linear, per output channel */
+    int64_t batch, channels, height, width, out_channels, groups, offset_size, scale_size;
+    int64_t x_batch, x_channel, x_row, x_column; /* strides */
+    int64_t kernel[2], stride[2], dilation[2];
+    int64_t before[2], after[2]; /* padding */
+    int64_t bits, is_signed;     /* 1 to 8; at 1 bit {-1,+1} where signed, else {0,1} */
+} bq_convolution;
+
+/* out = acc * scale + bias, acc = sum of level * sign over the taps inside the input and the channels of the group.
+ * A position whose vector over all channels is exactly zero counts 0, like the padding. */
+BQ_API bq_status bq_convolve(const bq_convolution *call, int threads);
 
 /* Binary attention. Signs are x >= 0; the score s of a query and a key is the sum over d of the product of their signs. */
 typedef struct bq_attention {

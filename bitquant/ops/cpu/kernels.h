@@ -1,6 +1,8 @@
 // What one instruction set offers to api.cpp: single-threaded kernels over a part of a call. api.cpp owns threads and memory.
 #pragma once
 
+#include <cstring>
+
 #include "bitquant.h"
 
 namespace bitquant {
@@ -12,15 +14,22 @@ constexpr int64_t TABLE_MAX = 4096;
 // Internal linkage: a copy compiled for one instruction set must not serve another.
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-struct Binarizer {
+// How floats become levels of `bits` bits. 1 bit: x >= offset, or x > offset where not signed. More: x + offset in steps.
+struct Quantizer {
+    const float *offset;
+    bool per_feature, is_signed;
+    int bits;
+    float step;
+};
+
+struct Rows {
     const float *x;
     int64_t k, stride;
-    const float *threshold;
-    bool per_feature, strict;
+    Quantizer to;
 };
 
 struct Linear {
-    Binarizer input;
+    Rows input;
     const uint32_t *lanes;
     int64_t n;
     const float *scale;
@@ -28,6 +37,38 @@ struct Linear {
     const float *bias;
     float *out;
 };
+
+// Neighbouring tiles of a convolution's output: a tile is up to 16 columns of one output row, for every channel.
+struct Tiles {
+    int64_t batch, from, to;
+};
+
+// The zero-padded input of a convolution as a grid of positions, row by row, and its tiled output.
+struct Grid {
+    int64_t width, positions;
+    int64_t span;  // from the first to the last tap
+    int64_t row_step, column_step;
+    int64_t out_height, out_width, row_tiles, tiles;
+};
+static inline Grid grid_of(const bq_convolution &c) {
+    const int64_t height = c.height + c.before[0] + c.after[0], width = c.width + c.before[1] + c.after[1];
+    const int64_t rows = (c.kernel[0] - 1) * c.dilation[0], columns = (c.kernel[1] - 1) * c.dilation[1];
+    const int64_t out_height = (height - rows - 1) / c.stride[0] + 1, out_width = (width - columns - 1) / c.stride[1] + 1;
+    const int64_t row_tiles = ceil_div(out_width, LANES);
+    return {width, height * width, rows * width + columns, c.stride[0] * width, c.stride[1],
+            out_height, out_width, row_tiles, out_height * row_tiles};
+}
+// Position of the first tap of a tile's first column.
+static inline int64_t start_of(const Grid &grid, int64_t tile) {
+    return tile / grid.row_tiles * grid.row_step + tile % grid.row_tiles * LANES * grid.column_step;
+}
+// Positions [first, end) are for these tiles: all that they read, and together the whole grid, so that no NaN escapes.
+static inline int64_t first_position(const Grid &grid, const Tiles &part) { return part.from ? start_of(grid, part.from) : 0; }
+static inline int64_t end_position(const Grid &grid, const Tiles &part) {
+    const int64_t read = start_of(grid, part.to - 1) + (LANES - 1) * grid.column_step + grid.span + 1;
+    const int64_t next = part.to < grid.tiles ? start_of(grid, part.to) : grid.positions;
+    return read > next ? read : next;
+}
 
 // How a row of scores becomes a set of taken keys.
 struct Selection {
@@ -38,17 +79,20 @@ struct Selection {
 struct Kernels {
     const char *name;
     int64_t macs_per_us;  // rough speed of one thread, to decide how many threads a call is worth
-    // Each returns false if it met NaN.
-    bool (*pack)(const Binarizer &, int64_t row, int64_t rows, uint32_t *words, int32_t *ones);
+    // Each returns false if it met NaN. pack: bit planes of a row's levels, the top one first, and the sum of the levels.
+    bool (*pack)(const Rows &, int64_t row, int64_t rows, uint32_t *words, int32_t *sums);
     bool (*linear)(const Linear &, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch);
+    bool (*convolution)(const bq_convolution &, const Tiles &, uint32_t *scratch);
     bool (*attention)(const bq_attention &, const Selection &, int64_t batch, int64_t head, int64_t row, int64_t rows,
                       uint32_t *scratch);
     void (*embedding)(const uint8_t *packed_row, int64_t dim, float scale, float *out);
 };
 
-// 32-bit words of scratch that `linear` and `attention` need.
-constexpr int64_t BLOCK_ROWS = 64;
+// 32-bit words of scratch that `linear`, `convolution` and `attention` need.
+constexpr int64_t BLOCK_ROWS = 64;  // rows of bits, so 64 / bits rows of levels
 static constexpr int64_t linear_scratch(int64_t k) { return BLOCK_ROWS * (ceil_div(k, WORD_BITS) + 1); }
+constexpr int64_t PASS_TILES = 4;  // tiles whose patches are multiplied at once
+int64_t convolution_scratch(const bq_convolution &, const Tiles &);
 int64_t attention_scratch(const bq_attention &);
 
 extern const Kernels portable_kernels;

@@ -27,6 +27,14 @@ inline Lanes operator-(Lanes a, Lanes b) { return {_mm256_sub_epi32(a.lo, b.lo),
 inline Lanes operator^(Lanes a, Lanes b) { return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)}; }
 inline Lanes operator&(Lanes a, Lanes b) { return {_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)}; }
 inline Lanes operator|(Lanes a, Lanes b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline Lanes operator<<(Lanes a, int n) {
+    const __m128i by = _mm_cvtsi32_si128(n);
+    return {_mm256_sll_epi32(a.lo, by), _mm256_sll_epi32(a.hi, by)};
+}
+inline Lanes operator>>(Lanes a, int n) {
+    const __m128i by = _mm_cvtsi32_si128(n);
+    return {_mm256_srl_epi32(a.lo, by), _mm256_srl_epi32(a.hi, by)};
+}
 inline Lanes lower(Lanes a, Lanes b) { return {_mm256_min_epi32(a.lo, b.lo), _mm256_min_epi32(a.hi, b.hi)}; }
 
 // All bits of lane i set where bit i of m is.
@@ -102,6 +110,9 @@ struct Floats {
 inline Floats operator+(Floats a, Floats b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 inline Floats operator/(Floats a, Floats b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
+inline Floats lower(Floats a, Floats b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
+inline Floats upper(Floats a, Floats b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
+inline Lanes bits_of(Floats a) { return {_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
 inline Floats select(Mask m, Floats a, Floats b) {
     const Lanes s = spread(m);
     return {_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(s.lo)),

@@ -20,6 +20,8 @@ inline Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_epi32(a.v, b.v)}; 
 inline Lanes operator^(Lanes a, Lanes b) { return {_mm512_xor_si512(a.v, b.v)}; }
 inline Lanes operator&(Lanes a, Lanes b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline Lanes operator|(Lanes a, Lanes b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline Lanes operator<<(Lanes a, int n) { return {_mm512_sll_epi32(a.v, _mm_cvtsi32_si128(n))}; }
+inline Lanes operator>>(Lanes a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
 inline Lanes lower(Lanes a, Lanes b) { return {_mm512_min_epi32(a.v, b.v)}; }
 inline Lanes select(Mask m, Lanes a, Lanes b) { return {_mm512_mask_blend_epi32(static_cast<__mmask16>(m), b.v, a.v)}; }
 inline Lanes gather(const int32_t *table, Lanes index) { return {_mm512_i32gather_epi32(index.v, table, 4)}; }
@@ -46,6 +48,9 @@ struct Floats {
 inline Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Floats lower(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Floats upper(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline Lanes bits_of(Floats a) { return {_mm512_castps_si512(a.v)}; }
 inline Floats select(Mask m, Floats a, Floats b) { return {_mm512_mask_blend_ps(static_cast<__mmask16>(m), b.v, a.v)}; }
 inline Mask at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 inline Mask above(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }

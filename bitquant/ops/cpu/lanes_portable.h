@@ -14,7 +14,7 @@ typedef uint32_t Words __attribute__((vector_size(16)));
 typedef float Singles __attribute__((vector_size(16)));
 
 // Bits of four comparisons, whose lanes are 0 or -1.
-static inline Mask bits_of(const Ints (&truth)[4]) {
+static inline Mask mask_of(const Ints (&truth)[4]) {
     const Ints bit = {1, 2, 4, 8};
     Mask m = 0;
     for (int i = 0; i < 4; ++i) {
@@ -82,7 +82,7 @@ struct Floats {
             const auto x = a.v[i], y = b.v[i];  \
             truth[i] = expression;              \
         }                                       \
-        return bits_of(truth);                  \
+        return mask_of(truth);                  \
     }
 BQ_LANEWISE(Lanes, operator+, x + y)
 BQ_LANEWISE(Lanes, operator-, x - y)
@@ -96,9 +96,25 @@ BQ_LANEWISE(Floats, operator/, x / y)
 BQ_COMPARE(Lanes, greater, x > y)
 BQ_COMPARE(Floats, at_least, x >= y)
 BQ_COMPARE(Floats, above, x > y)
+BQ_LANEWISE(Floats, lower, x < y ? x : y)
+BQ_LANEWISE(Floats, upper, x > y ? x : y)
 #undef BQ_LANEWISE
 #undef BQ_COMPARE
 
+// Shifts fill with zeros; n is 0 to 31.
+static inline Lanes operator<<(Lanes a, int n) {
+    for (Ints &part : a.v) part = reinterpret_cast<Ints>(reinterpret_cast<Words>(part) << n);
+    return a;
+}
+static inline Lanes operator>>(Lanes a, int n) {
+    for (Ints &part : a.v) part = reinterpret_cast<Ints>(reinterpret_cast<Words>(part) >> n);
+    return a;
+}
+static inline Lanes bits_of(Floats a) {
+    Lanes r;
+    std::memcpy(r.v, a.v, sizeof r.v);
+    return r;
+}
 static inline Mask is_nan(Floats a) { return 0xffffu ^ at_least(a, a); }
 
 // Lane of a where its bit in m is set, else of b.
@@ -113,10 +129,7 @@ static inline Lanes select(Mask m, Lanes a, Lanes b) {
     return r;
 }
 static inline Floats select(Mask m, Floats a, Floats b) {
-    Lanes x, y;
-    std::memcpy(x.v, a.v, sizeof x.v);
-    std::memcpy(y.v, b.v, sizeof y.v);
-    const Lanes chosen = select(m, x, y);
+    const Lanes chosen = select(m, bits_of(a), bits_of(b));
     std::memcpy(a.v, chosen.v, sizeof a.v);
     return a;
 }

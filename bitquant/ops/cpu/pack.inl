@@ -1,4 +1,4 @@
-// Floats to bits, and bits of an embedding row to floats. Included once per instruction set, after its lanes.
+// Floats to bits, and bits of an embedding row to floats. Included once per instruction set, after levels.inl.
 
 template <bool Strict, bool PerFeature>
 static bool pack_row(const float *x, int64_t k, const float *threshold, uint32_t *words, int32_t *ones) {
@@ -30,13 +30,18 @@ static bool pack_row(const float *x, int64_t k, const float *threshold, uint32_t
     return nan == 0;
 }
 
-static bool pack(const Binarizer &in, int64_t row, int64_t rows, uint32_t *words, int32_t *ones) {
-    const auto one_row = in.strict ? (in.per_feature ? pack_row<true, true> : pack_row<true, false>)
-                                   : (in.per_feature ? pack_row<false, true> : pack_row<false, false>);
+static bool pack(const Rows &in, int64_t row, int64_t rows, uint32_t *words, int32_t *sums) {
+    const Quantizer &to = in.to;
+    const int64_t row_words = to.bits * ceil_div(in.k, WORD_BITS);
+    const auto one_row = to.is_signed ? (to.per_feature ? pack_row<false, true> : pack_row<false, false>)
+                                      : (to.per_feature ? pack_row<true, true> : pack_row<true, false>);
     bool clean = true;
     for (int64_t i = 0; i < rows; ++i) {
         const float *x = in.x + (row + i) * in.stride;
-        clean &= one_row(x, in.k, in.threshold, words + i * ceil_div(in.k, WORD_BITS), ones + i);
+        if (to.bits == 1)
+            clean &= one_row(x, in.k, to.offset, words + i * row_words, sums + i);
+        else
+            clean &= pack_planes(x, in.k, to, words + i * row_words, sums + i);
     }
     return clean;
 }

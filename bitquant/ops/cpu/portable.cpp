@@ -3,11 +3,16 @@
 
 namespace bitquant {
 namespace portable {
+#include "levels.inl"
 #include "pack.inl"
 #include "product.inl"
+#include "grid.inl"
+#include "convolution.inl"
 #include "attention.inl"
 }  // namespace portable
 
-const Kernels portable_kernels = {"portable", 80000, portable::pack, portable::linear, portable::attention, portable::embedding};
+const Kernels portable_kernels = {
+    "portable", 80000, portable::pack, portable::linear, portable::convolution, portable::attention, portable::embedding,
+};
 
 }  // namespace bitquant

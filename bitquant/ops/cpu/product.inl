@@ -7,15 +7,30 @@ struct And {
     static Lanes of(Lanes a, Lanes b) { return a & b; }
 };
 
+// Bit rows, one after the other.
+struct BitRows {
+    const uint32_t *a;
+    int64_t words;
+    uint32_t word(int64_t row, int64_t w) const { return a[row * words + w]; }
+    BitRows from(int64_t row) const { return {a + row * words, words}; }
+};
+
+// Bit rows side by side, as in one group of lanes.
+struct BitColumns {
+    const uint32_t *a;
+    uint32_t word(int64_t row, int64_t w) const { return a[w * LANES + row]; }
+    BitColumns from(int64_t row) const { return {a + row}; }
+};
+
 // Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups: consume(row, group, Lanes).
-template <class Op, int R, int G, class Consume>
-static inline void count_block(const uint32_t *a, const uint32_t *b, int64_t words, const Consume &consume) {
+template <class Op, int R, int G, class A, class Consume>
+static inline void count_block(A a, const uint32_t *b, int64_t words, const Consume &consume) {
     const auto add = [&](int64_t from, int64_t to, Ones(&ones)[R][G]) {
         for (int64_t w = from; w < to; ++w) {
             Lanes column[G];
             for (int j = 0; j < G; ++j) column[j] = Lanes::load(b + (j * words + w) * LANES);
             for (int i = 0; i < R; ++i) {
-                const Lanes row = Lanes::all(static_cast<int32_t>(a[i * words + w]));
+                const Lanes row = Lanes::all(static_cast<int32_t>(a.word(i, w)));
                 for (int j = 0; j < G; ++j) ones[i][j].add(Op::of(row, column[j]));
             }
         }
@@ -38,19 +53,20 @@ static inline void count_block(const uint32_t *a, const uint32_t *b, int64_t wor
         for (int j = 0; j < G; ++j) consume(i, j, total[i][j]);
 }
 
-template <class Op, int G, class Consume>
-static inline void count_columns(const uint32_t *a, int64_t rows, const uint32_t *b, int64_t words, int64_t group,
+template <class Op, int G, class A, class Consume>
+static inline void count_columns(A a, int64_t rows, const uint32_t *b, int64_t words, int64_t group,
                                  const Consume &consume) {
     int64_t row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        count_block<Op, ROWS, G>(a + row * words, b, words, [&](int i, int j, Lanes c) { consume(row + i, group + j, c); });
+        count_block<Op, ROWS, G>(a.from(row), b, words, [&](int i, int j, Lanes c) { consume(row + i, group + j, c); });
     for (; row < rows; ++row)
-        count_block<Op, 1, G>(a + row * words, b, words, [&](int, int j, Lanes c) { consume(row, group + j, c); });
+        count_block<Op, 1, G>(a.from(row), b, words, [&](int, int j, Lanes c) { consume(row, group + j, c); });
 }
 
-// Set bits of Op(a, b) for all of `rows` x `groups`: consume(row, group, Lanes). b stays in the first cache while a passes.
-template <class Op, class Consume>
-static inline void count(const uint32_t *a, int64_t rows, const uint32_t *b, int64_t groups, int64_t words,
+// Set bits of Op(a, b) for all of `rows` x `groups`: consume(row, group, Lanes), for one row or group in rising order of
+// the other, and all rows before a group GROUPS further. b stays in the first cache while a passes.
+template <class Op, class A, class Consume>
+static inline void count(A a, int64_t rows, const uint32_t *b, int64_t groups, int64_t words,
                          const Consume &consume) {
     int64_t group = 0;
     for (; group + GROUPS <= groups; group += GROUPS)
@@ -69,18 +85,18 @@ static inline Floats column_values(const float *p, bool per_row, int64_t at, int
 
 static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
     const int64_t words = ceil_div(call.input.k, WORD_BITS);
+    const int planes = call.input.to.bits;
+    const bool is_signed = call.input.to.is_signed;
+    const int64_t block = BLOCK_ROWS / planes;
     uint32_t *const bits = scratch;
-    int32_t *const ones = reinterpret_cast<int32_t *>(scratch + BLOCK_ROWS * words);
+    int32_t *const sums = reinterpret_cast<int32_t *>(scratch + BLOCK_ROWS * words);
     const uint32_t *const lanes = call.lanes + group * words * LANES;
-    const bool strict = call.input.strict;
     bool clean = true;
-    for (int64_t at = row; at < row + rows; at += BLOCK_ROWS) {
-        const int64_t here = row + rows - at < BLOCK_ROWS ? row + rows - at : BLOCK_ROWS;
-        clean &= pack(call.input, at, here, bits, ones);
-        const auto finish = [&](int64_t i, int64_t g, Lanes c) {
+    for (int64_t at = row; at < row + rows; at += block) {
+        const int64_t here = row + rows - at < block ? row + rows - at : block;
+        clean &= pack(call.input, at, here, bits, sums);
+        const auto finish = [&](int64_t i, int64_t g, Lanes acc) {
             const int64_t n = (group + g) * LANES, left = call.n - n < LANES ? call.n - n : LANES;
-            // {0,1}: 2 popc(a & w) - popc(a); +-1: K - 2 popc(a ^ w).
-            const Lanes acc = strict ? c + c - Lanes::all(ones[i]) : Lanes::all(static_cast<int32_t>(call.input.k)) - (c + c);
             Floats y = Floats::of(acc) * column_values(call.scale, call.per_row_scale, n, left);
             if (call.bias) y = y + column_values(call.bias, true, n, left);
             float *const out = call.out + (at + i) * call.n + n;
@@ -89,10 +105,22 @@ static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group,
             else
                 y.store(out, left);
         };
-        if (strict)
-            count<And>(bits, here, lanes, groups, words, finish);
-        else
-            count<Xor>(bits, here, lanes, groups, words, finish);
+        const BitRows a{bits, words};
+        if (planes > 1) {  // sum over planes of their weight * (2 popc(a & w) - popc(a))
+            Lanes sum[GROUPS];
+            count<And>(a, here * planes, lanes, groups, words, [&](int64_t i, int64_t g, Lanes c) {
+                const int plane = static_cast<int>(i) & (planes - 1);
+                Lanes &s = sum[g % GROUPS];
+                s = add_plane(s, c, plane, is_signed);
+                if (plane == planes - 1) finish(i / planes, g, s + s - Lanes::all(sums[i / planes]));
+            });
+        } else if (is_signed) {
+            const Lanes k = Lanes::all(static_cast<int32_t>(call.input.k));
+            count<Xor>(a, here, lanes, groups, words, [&](int64_t i, int64_t g, Lanes c) { finish(i, g, k - (c + c)); });
+        } else {
+            count<And>(a, here, lanes, groups, words,
+                       [&](int64_t i, int64_t g, Lanes c) { finish(i, g, c + c - Lanes::all(sums[i])); });
+        }
     }
     return clean;
 }

@@ -1,0 +1,186 @@
+// Convolution of one block of output tiles. Included once per instruction set, after grid.inl.
+//
+// 16 neighbouring output columns share a register: their patches are gathered from the grid tap by tap into the lanes
+// layout, in the bit order of the weight, and then every output channel is a row of bits that meets them.
+
+// Every weight bit set: counts the bits of the patches themselves.
+struct AllOnes {
+    uint32_t word(int64_t, int64_t) const { return ~0u; }
+    AllOnes from(int64_t) const { return {}; }
+};
+
+// Appends bits to 16 rows at once.
+struct Appender {
+    uint32_t *to;
+    Lanes open = Lanes::all(0);
+    int filled = 0;
+    void put(Lanes bits, int n) {
+        open = open | bits << filled;
+        if (filled + n < WORD_BITS) {
+            filled += n;
+            return;
+        }
+        flush();
+        if (filled) open = bits >> (WORD_BITS - filled);
+        filled += n - WORD_BITS;
+    }
+    void flush() {
+        open.store(to);
+        to += LANES;
+        open = Lanes::all(0);
+    }
+};
+
+// Values `step` apart.
+static inline Lanes strided(const uint32_t *p, int64_t step, Lanes index) {
+    return step == 1 ? Lanes::load(p) : gather(reinterpret_cast<const int32_t *>(p), index);
+}
+
+class Convolution {
+  public:
+    Convolution(const bq_convolution &c, const Tiles &part, uint32_t *scratch)
+        : call(c), input(c, part, scratch), taps(c.kernel[0] * c.kernel[1]), words(ceil_div(taps * input.channels, WORD_BITS)) {
+        offsets = reinterpret_cast<int32_t *>(scratch);
+        patches = scratch + taps;
+        int32_t columns[LANES];
+        for (int64_t i = 0; i < LANES; ++i) columns[i] = static_cast<int32_t>(i * input.grid.column_step);
+        index = Lanes::load(columns);
+    }
+
+    bool run() {
+        const int64_t outputs = call.out_channels / call.groups;
+        const bool direct = input.channels == 1 && outputs < 4;
+        bool clean = true;
+        input.find_valid();
+        for (int64_t g = 0; g < call.groups; ++g) {
+            clean &= direct ? input.quantize(g) : input.pack_group(g);
+            if (direct) {
+                for (int64_t n = g * outputs; n < (g + 1) * outputs; ++n) add_taps(n);
+            } else {
+                for (int64_t t = input.tiles.from; t < input.tiles.to; t += PASS_TILES)
+                    multiply(g * outputs, outputs, t, input.tiles.to - t < PASS_TILES ? input.tiles.to - t : PASS_TILES);
+            }
+        }
+        return clean;
+    }
+
+  private:
+    const bq_convolution &call;
+    PaddedInput input;
+    const int64_t taps, words;  // words of a patch
+    int32_t *offsets;           // of taps from the first
+    uint32_t *patches;
+    Lanes index;
+
+    int64_t offset(int64_t tap) const {
+        return tap / call.kernel[1] * call.dilation[0] * input.grid.width + tap % call.kernel[1] * call.dilation[1];
+    }
+    Lanes at(const uint32_t *values, int64_t position) const {
+        return strided(values + position, input.grid.column_step, index);
+    }
+
+    void write(int64_t tile, int64_t n, Lanes acc) const {
+        const int64_t row = tile / input.grid.row_tiles, column = tile % input.grid.row_tiles * LANES;
+        Floats y = Floats::of(acc) * Floats::all(call.scale[call.scale_size == 1 ? 0 : n]);
+        if (call.bias) y = y + Floats::all(call.bias[n]);
+        const int64_t plane = input.tiles.batch * call.out_channels + n, left = input.grid.out_width - column;
+        float *const out = call.out + (plane * input.grid.out_height + row) * input.grid.out_width + column;
+        if (left >= LANES)
+            y.store(out);
+        else
+            y.store(out, left);
+    }
+
+    // One channel: levels are added or subtracted tap by tap.
+    void add_taps(int64_t n) {
+        int32_t *plus = offsets, *minus = offsets + taps;  // they grow towards each other
+        for (int64_t t = 0; t < taps; ++t) {
+            const uint32_t word = call.lanes[(n / LANES * words + t / WORD_BITS) * LANES + n % LANES];
+            (word >> t % WORD_BITS & 1 ? *plus++ : *--minus) = static_cast<int32_t>(offset(t));
+        }
+        for (int64_t t = input.tiles.from; t < input.tiles.to; ++t) {
+            const uint32_t *const start = input.levels + start_of(input.grid, t) - input.first;
+            Lanes acc = Lanes::all(0);
+            for (const int32_t *tap = offsets; tap < plus; ++tap) acc = acc + at(start, *tap);
+            for (const int32_t *tap = minus; tap < offsets + taps; ++tap) acc = acc - at(start, *tap);
+            write(t, n, acc);
+        }
+    }
+
+    // Bits of one plane under every tap of a tile.
+    void gather_plane(int64_t tile, int plane, uint32_t *to) const {
+        const uint32_t *const start = input.levels + plane * input.words * input.pitch + start_of(input.grid, tile) - input.first;
+        Appender row{to};
+        for (int64_t t = 0; t < taps; ++t) {
+            const int64_t tap = offset(t);
+            for (int64_t w = 0; w < input.words; ++w) row.put(at(start + w * input.pitch, tap), bits_in(w));
+        }
+        if (row.filled) row.flush();
+    }
+    void gather_valid(int64_t tile, uint32_t *to) const {
+        const uint32_t *const start = input.valid + start_of(input.grid, tile) - input.first;
+        Appender row{to};
+        for (int64_t t = 0; t < taps; ++t) {
+            const Lanes here = at(start, offset(t));
+            for (int64_t w = 0; w < input.words; ++w) {
+                const int bits = bits_in(w);
+                row.put(here & Lanes::all(static_cast<int32_t>(~0u >> (WORD_BITS - bits))), bits);
+            }
+        }
+        if (row.filled) row.flush();
+    }
+    int bits_in(int64_t word) const {
+        const int64_t left = input.channels - word * WORD_BITS;
+        return static_cast<int>(left < WORD_BITS ? left : WORD_BITS);
+    }
+    bool all_valid(int64_t from, int64_t count) const {
+        Lanes all = Lanes::all(-1);
+        for (int64_t tile = from; tile < from + count; ++tile)
+            for (int64_t t = 0; t < taps; ++t) all = all & at(input.valid, start_of(input.grid, tile) - input.first + offset(t));
+        return greater(Lanes::all(0), all) == 0xffffu;
+    }
+
+    // `outputs` output channels from `first` on, for up to PASS_TILES tiles.
+    void multiply(int64_t first, int64_t outputs, int64_t tile, int64_t tiles) {
+        const bool is_signed = input.to.is_signed;
+        // {-1,0,+1} is a number of two bits: top plane where -1, lower plane where not 0.
+        const bool ternary = input.to.bits == 1 && is_signed && !all_valid(tile, tiles);
+        const int planes = ternary ? 2 : input.to.bits;
+        const int64_t plane_words = words * LANES;
+        for (int64_t j = 0; j < tiles; ++j) {
+            uint32_t *const patch = patches + j * planes * plane_words;
+            for (int p = 0; p < input.to.bits; ++p) gather_plane(tile + j, p, patch + p * plane_words);
+            if (ternary) {
+                gather_valid(tile + j, patch + plane_words);
+                for (int64_t w = 0; w < plane_words; ++w) patch[w] = patch[plane_words + w] & ~patch[w];
+            }
+        }
+        const auto over_outputs = [&](auto op, const auto &consume) {
+            for (int64_t n = first; n < first + outputs;) {
+                const int64_t next = (n / LANES + 1) * LANES, end = next < first + outputs ? next : first + outputs;
+                const BitColumns weight{call.lanes + n / LANES * plane_words + n % LANES};
+                count<decltype(op)>(weight, end - n, patches, tiles * planes, words,
+                                    [&](int64_t i, int64_t g, Lanes c) { consume(n, i, g, c); });
+                n = end;
+            }
+        };
+        if (input.to.bits == 1 && is_signed && !ternary) {
+            const Lanes k = Lanes::all(static_cast<int32_t>(taps * input.channels));
+            over_outputs(Xor{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) { write(tile + g, n + i, k - (c + c)); });
+            return;
+        }
+        Lanes total[PASS_TILES], sum[LANES];  // of the levels of a patch; of the weighted planes
+        count<And>(AllOnes{}, 1, patches, tiles * planes, words, [&](int64_t, int64_t g, Lanes c) {
+            total[g / planes] = add_plane(total[g / planes], c, static_cast<int>(g % planes), is_signed);
+        });
+        over_outputs(And{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) {
+            const int64_t j = g / planes, plane = g % planes;
+            sum[i] = add_plane(sum[i], c, static_cast<int>(plane), is_signed);
+            if (plane == planes - 1) write(tile + j, n + i, sum[i] + sum[i] - total[j]);
+        });
+    }
+};
+
+static bool convolution(const bq_convolution &call, const Tiles &part, uint32_t *scratch) {
+    return Convolution(call, part, scratch).run();
+}

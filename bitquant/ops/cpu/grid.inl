@@ -1,0 +1,149 @@
+// The padded input of a convolution as levels on a grid of positions. Included once per instruction set, after product.inl.
+
+// The part of the grid that some tiles read. Everything here is 0 on the padding and where a position does not count.
+struct PaddedInput {
+    PaddedInput(const bq_convolution &c, const Tiles &part, uint32_t *&scratch)
+        : call(c),
+          grid(grid_of(c)),
+          to{c.offset, c.offset_size != 1, c.is_signed != 0, static_cast<int>(c.bits), c.step ? *c.step : 1},
+          tiles(part),
+          channels(c.channels / c.groups),
+          words(ceil_div(channels, WORD_BITS)),
+          first(first_position(grid, part)),
+          end(end_position(grid, part)),
+          pitch(end - first + LANES) {
+        const auto carve = [&](int64_t n) { return (scratch += n) - n; };
+        valid = carve(pitch);
+        levels = carve(to.bits * words * pitch);
+        row = carve(LANES * to.bits * words);
+        row_sums = reinterpret_cast<int32_t *>(carve(LANES));
+        std::memset(valid, 0, static_cast<size_t>(pitch) * sizeof *valid);
+    }
+
+    const bq_convolution &call;
+    const Grid grid;
+    const Quantizer to;
+    const Tiles tiles;
+    const int64_t channels, words;  // of a group
+    const int64_t first, end, pitch;
+    uint32_t *valid;   // all bits set where the input vector of the position is not zero
+    uint32_t *levels;  // [plane][word][position], or int32 [position] for a single channel
+    uint32_t *row;
+    int32_t *row_sums;
+
+    // work(index, x, n) for every run of up to 16 neighbouring input positions in the part, in rising order.
+    template <class Work>
+    void over_input(const Work &work) const {
+        for (int64_t r = first / grid.width; r * grid.width < end; ++r) {
+            const int64_t y = r - call.before[0], origin = r * grid.width + call.before[1] - first;
+            if (y < 0 || y >= call.height) continue;
+            const int64_t from = origin < 0 ? -origin : 0;
+            const int64_t stop = call.width < end - first - origin ? call.width : end - first - origin;
+            const float *const x = call.x + tiles.batch * call.x_batch + y * call.x_row;
+            for (int64_t c = from; c < stop; c += LANES)
+                work(origin + c, x + c * call.x_column, stop - c < LANES ? stop - c : LANES);
+        }
+    }
+    bool channels_dense() const { return call.x_channel == 1 && call.x_column != 1; }
+
+    // One channel at up to 16 neighbouring positions.
+    Floats load(const float *x, int64_t channel, int64_t n) const {
+        x += channel * call.x_channel;
+        if (call.x_column == 1) return n == LANES ? Floats::load(x) : Floats::load(x, n);
+        float values[LANES] = {};
+        for (int64_t i = 0; i < n; ++i) values[i] = x[i * call.x_column];
+        return Floats::load(values);
+    }
+    Floats offset(int64_t channel) const { return Floats::all(to.offset[to.per_feature ? channel : 0]); }
+    Mask one_bit(Floats x, Floats limit) const { return to.is_signed ? at_least(x, limit) : above(x, limit); }
+    Mask counts(int64_t at, int64_t n) const { return greater(Lanes::all(0), Lanes::load(valid + at)) & ((1u << n) - 1); }
+
+    // A vector holds the first non-zero value early, so this reads little.
+    void find_valid() {
+        const Floats zero = Floats::all(0);
+        if (channels_dense()) {
+            over_input([&](int64_t at, const float *x, int64_t n) {
+                for (int64_t i = 0; i < n; ++i, x += call.x_column) {
+                    int64_t c = 0;
+                    while (c < call.channels && x[c] == 0) ++c;
+                    valid[at + i] = c < call.channels ? ~0u : 0;
+                }
+            });
+            return;
+        }
+        over_input([&](int64_t at, const float *x, int64_t n) {
+            const Mask all = (1u << n) - 1;
+            Mask zeros = all;
+            for (int64_t c = 0; c < call.channels && zeros; ++c) {
+                const Floats value = load(x, c, n);
+                zeros &= at_least(value, zero) & at_least(zero, value);
+            }
+            select(all & ~zeros, Lanes::all(-1), Lanes::all(0)).store(valid + at);
+        });
+    }
+
+    // Levels of the only channel of a group. False if it holds NaN.
+    bool quantize(int64_t group) {
+        const Floats shift = offset(group);
+        const Lanes minus = Lanes::all(to.is_signed ? -1 : 0);
+        const Levels several(to);
+        Mask nan = 0;
+        std::memset(levels, 0, static_cast<size_t>(pitch) * sizeof *levels);
+        over_input([&](int64_t at, const float *x, int64_t n) {
+            const Floats value = load(x, group, n);
+            nan |= is_nan(value);
+            const Lanes level = to.bits > 1 ? several.of(value, shift) : select(one_bit(value, shift), Lanes::all(1), minus);
+            select(counts(at, n), level, Lanes::all(0)).store(levels + at);
+        });
+        return nan == 0;
+    }
+
+    // Bit planes of the levels of a group's channels. False if one holds NaN.
+    bool pack_group(int64_t group) {
+        std::memset(levels, 0, static_cast<size_t>(to.bits * words * pitch) * sizeof *levels);
+        return channels_dense() ? pack_rows(group * channels) : pack_columns(group * channels);
+    }
+
+  private:
+    bool pack_rows(int64_t channel) {
+        Quantizer mine = to;
+        if (to.per_feature) mine.offset += channel;
+        bool clean = true;
+        over_input([&](int64_t at, const float *x, int64_t n) {
+            clean &= pack({x + channel, channels, call.x_column, mine}, 0, n, row, row_sums);
+            for (int64_t i = 0; i < n; ++i)
+                for (int64_t w = 0; w < to.bits * words; ++w)
+                    levels[w * pitch + at + i] = row[i * to.bits * words + w] & valid[at + i];
+        });
+        return clean;
+    }
+
+    bool pack_columns(int64_t channel) {
+        const Levels several(to);
+        Mask nan = 0;
+        over_input([&](int64_t at, const float *x, int64_t n) {
+            const Mask here = counts(at, n);
+            for (int64_t w = 0; w < words; ++w) {
+                Lanes word[8];
+                for (int p = 0; p < to.bits; ++p) word[p] = Lanes::all(0);
+                const int64_t from = w * WORD_BITS, left = channels - from < WORD_BITS ? channels - from : WORD_BITS;
+                for (int64_t b = 0; b < left; ++b) {
+                    const Floats value = load(x, channel + from + b, n), shift = offset(channel + from + b);
+                    const Lanes bit = Lanes::all(static_cast<int32_t>(1u << b));
+                    const auto put = [&](int plane, Mask set) {
+                        word[plane] = word[plane] | select(set & here, bit, Lanes::all(0));
+                    };
+                    nan |= is_nan(value);
+                    if (to.bits == 1) {
+                        put(0, one_bit(value, shift));
+                    } else {
+                        const Lanes level = several.of(value, shift);
+                        for (int p = 0; p < to.bits; ++p) put(to.bits - 1 - p, plane_of(level, p));
+                    }
+                }
+                for (int p = 0; p < to.bits; ++p) word[p].store(levels + (p * words + w) * pitch + at);
+            }
+        });
+        return nan == 0;
+    }
+};
