@@ -23,7 +23,7 @@ def speech_processor(source):
         ModuleNotFoundError: it names a feature extractor, and transformers is not installed.
     """
     model_config = getattr(source.model, "config", None)
-    if getattr(model_config, "is_encoder_decoder", False):
+    if "decoder_input_ids" in source.arguments:
         raise ValueError(f"{source.name} is an encoder with a decoder: write a package.module:factory for the encoder")
     file = source.file("preprocessor_config.json")
     config = _checked(file) if file else {}

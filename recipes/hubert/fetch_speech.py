@@ -78,8 +78,8 @@ def fillets(root: Path, language: str) -> Iterator[Clip]:
         found = pattern.findall(script.read_text(encoding="utf-8")) if script.exists() else []
         return {name: text.replace('\\"', '"') for name, text in found}
 
-    for file in sorted((game / "sound").glob(f"*/{language}/**/*.ogg")):
-        level = file.relative_to(game / "sound").parts[0]
+    for file in sorted((game / "sound").glob(f"**/{language}/**/*.ogg")):
+        level = file.relative_to(game / "sound").as_posix().split(f"/{language}/")[0]
         voice = re.search(r"-([vm])-", file.stem)
         speaker = f"fillets_{language}_{voice[1] if voice else 'other'}"
         yield Clip(f"{level}/{file.stem}", file, language, speaker, texts(level).get(file.stem))

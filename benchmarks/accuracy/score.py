@@ -1,0 +1,127 @@
+"""Error rates of float and binarized speech encoders on recordings that no training has seen.
+
+    python -m benchmarks.accuracy.score whisper --weights DIR --data SPEECH/asterisk-en [CHECKPOINT ...] [--json]
+
+SPEECH is made by ``python -m recipes.hubert.fetch_speech``, DIR by ``python -m benchmarks.accuracy.whisper`` or
+``.hama``. Scored are those recordings that ``bitquant quantize --data SPEECH/asterisk-en`` holds out, so that the same
+folder serves both; of these the ones up to 10 seconds whose text has no digits. Whisper is scored in words against the
+text; hama in phones against the text's pronunciation by the package's dictionary model, both without spaces and with
+the vowels merged that its labels mix up.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import jiwer
+import torch
+from tabulate import tabulate
+from torch import nn
+
+import bitquant
+from bitquant.data import read_data
+from bitquant.sources import Source, open_source
+
+LONGEST = 10.0  # seconds; what does not fit a shorter window of Whisper would be cut
+MERGED = str.maketrans({"ɔ": "a", "ɑ": "a", "ʌ": "ə", "ɾ": "t", "͡": None, " ": None, "ː": None})
+Recognise = Callable[[nn.Module, dict], str]
+
+
+def words(text: str) -> str:
+    """Lower case, without punctuation, white space collapsed."""
+    return " ".join(re.sub(r"[^\w\s']", " ", text.casefold()).split())
+
+
+def whisper(source: Source) -> tuple[Recognise, Callable[[str], str], str]:
+    """How to recognise with an encoder, what a text is compared as, and the name of the measure."""
+    from benchmarks.accuracy.whisper import pretrained, tokenizer, transcribe
+
+    decoder, tokens = pretrained(), tokenizer()
+
+    def recognise(encoder: nn.Module, batch: dict) -> str:
+        return words(tokens.decode(transcribe(decoder, encoder(**batch).last_hidden_state)[0]))
+
+    return recognise, words, "word error rate"
+
+
+def hama(source: Source) -> tuple[Recognise, Callable[[str], str], str]:
+    """As ``whisper``."""
+    from hama.inference import G2PModel
+
+    from benchmarks.accuracy.hama import labels, phones
+
+    names, pronounce = labels(), G2PModel()
+
+    def recognise(encoder: nn.Module, batch: dict) -> str:
+        return phones(encoder(**batch)["logits"][0], names).translate(MERGED)
+
+    return recognise, lambda text: pronounce.predict(words(text)).ipa.translate(MERGED), "phone error rate"
+
+
+MODELS = {"whisper": whisper, "hama": hama}
+
+
+def _scorable(text: str | None) -> bool:
+    """Whether what is said follows from the text: digits are read in more than one way."""
+    return bool(text) and not re.search(r"\d", text)
+
+
+@torch.no_grad()
+def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *, everything: bool) -> dict:
+    """Error rates of several encoders over the same recordings.
+
+    Args:
+        source: the float model, whose inputs all take.
+        models: by name.
+        data: folder of recordings inside one with a ``manifest.jsonl``.
+        kind: key of ``MODELS``.
+        everything: score training recordings too.
+
+    Returns:
+        JSON-able: the measure, the number of recordings and seconds, and for each model its error rate and seconds.
+    """
+    lines = (data.parent / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = {row["path"]: row["text"] for row in map(json.loads, lines)}
+    recordings = read_data(data, source, max_seconds=LONGEST)
+    names = recordings.samples if everything else recordings.split()[1]
+    names, _ = recordings.usable(sorted(name for name in names if _scorable(texts.get(f"{data.name}/{name}"))))
+    names = [name for name in names if recordings.seconds[name] <= LONGEST]
+    recognise, reference, measure = MODELS[kind](source)
+    expected = [reference(texts[f"{data.name}/{name}"]) for name in names]
+    kept = [i for i, text in enumerate(expected) if text]
+    results = {}
+    for label, model in models.items():
+        start = time.perf_counter()
+        heard = [recognise(model, recordings.collate([names[i]], None)) for i in kept]
+        rate = (jiwer.wer if measure.startswith("word") else jiwer.cer)([expected[i] for i in kept], heard)
+        results[label] = {"error_rate": rate, "seconds": time.perf_counter() - start}
+    seconds = sum(recordings.seconds[names[i]] for i in kept)
+    return {"measure": measure, "recordings": len(kept), "audio_seconds": seconds, "models": results}
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(MODELS)))
+@click.argument("checkpoints", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--weights", required=True, type=click.Path(exists=True, path_type=Path), help="DIR of the loader.")
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--everything", is_flag=True, help="Score the recordings that training sees, too.")
+@click.option("--json", "as_json", is_flag=True)
+def main(kind, checkpoints, weights, data, everything, as_json):
+    """Score the float model and CHECKPOINTS (students or packed) of it."""
+    source = open_source(f"benchmarks.accuracy.{kind}:encoder", weights / "model.safetensors")
+    models = {"float": source.model}
+    models |= {str(folder): bitquant.load(folder, model=source.model) for folder in checkpoints}
+    result = score(source, models, data.resolve(), kind, everything=everything)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    rows = [(name, f"{100 * r['error_rate']:.1f} %", f"{r['seconds']:.1f}") for name, r in result["models"].items()]
+    click.echo(f"{result['recordings']} recordings, {result['audio_seconds']:.0f} s")
+    click.echo(tabulate(rows, headers=("", result["measure"], "seconds")))
+
+
+if __name__ == "__main__":
+    main()
