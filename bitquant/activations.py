@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import nn
 
 from bitquant.capture import Discovery
 from bitquant.config import QuantConfig
 from bitquant.plan import Plan
 
-SMOOTH_ACTIVATIONS = ("gelu", "silu", "swish")
+SMOOTH_MODULES = ("gelu", "silu", "swish", "mish")
 
 
 def replace_by_relu_(model: nn.Module, discovery: Discovery, config: QuantConfig) -> list[str]:
-    """Replace the GELU and SiLU modules inside encoder layers by ReLU, in place; returns their paths."""
+    """Replace GELU, SiLU and Mish inside encoder layers by ReLU, in place; returns their paths."""
     blocks = Plan(model, discovery, config).blocks
-    smooth = [
-        name
-        for name, module in model.named_modules()
-        if any(word in type(module).__name__.lower() for word in SMOOTH_ACTIVATIONS)
-        and not list(module.children())
-        and any(name.startswith(block + ".") for block in blocks)
-    ]
+    smooth = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not any(path == block or path.startswith(block + ".") for block in blocks):
+            continue
+        if not list(module.children()) and any(word in type(module).__name__.lower() for word in SMOOTH_MODULES):
+            smooth.append(path)
+        smooth += [f"{path}.{name}" for name, value in vars(module).items() if _is_smooth(value)]
     set_relu_(model, smooth)
     return smooth
 
 
 def set_relu_(model: nn.Module, paths: list[str]) -> None:
-    """Put ReLU at these paths, in place."""
+    """Put ReLU at these paths, in place: a module where there is one, else the function an attribute holds."""
     for path in paths:
-        model.set_submodule(path, nn.ReLU())
+        owner_path, _, name = path.rpartition(".")
+        owner = model.get_submodule(owner_path)
+        if name in owner._modules:
+            owner._modules[name] = nn.ReLU()
+        else:
+            setattr(owner, name, F.relu)
+
+
+def _is_smooth(value) -> bool:
+    """Whether an attribute holds a smooth activation function, as ``nn.TransformerEncoderLayer.activation`` does."""
+    return any(value is function for function in (F.gelu, F.silu, F.mish))

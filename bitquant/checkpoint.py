@@ -112,6 +112,7 @@ def load(directory, *, model=None, allow_factory=False):
         skeleton = _without_weights(make(meta["factory"]).float())
     else:
         raise ValueError(f"{directory} holds no transformers model: pass an instance of its class, load(..., model=)")
+    _cast_as_stored(skeleton, found)
     trial = copy.deepcopy(skeleton)
     try:
         with torch.device("meta"):
@@ -124,6 +125,7 @@ def load(directory, *, model=None, allow_factory=False):
     for name, tensor in (*skeleton.named_parameters(), *skeleton.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"{directory} does not determine the value of {name}")
+    _tie(skeleton, meta["tied"])
     if hasattr(skeleton, "tie_weights"):
         skeleton.tie_weights()
     return skeleton.eval()
@@ -205,6 +207,23 @@ def _with_tied(entries, tied):
     if missing:
         raise ValueError(f"the weights file holds no {missing[0]!r}, to which another tensor is tied")
     return {**entries, **{name: entries[kept] for name, kept in tied.items()}}
+
+
+def _tie(model, tied):
+    """Makes tied parameters one object again, so that further training steps them once."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, kept in tied.items():
+        if name in parameters and kept in parameters:
+            path, _, leaf = name.rpartition(".")
+            model.get_submodule(path)._parameters[leaf] = parameters[kept]
+
+
+def _cast_as_stored(skeleton, found):
+    """Gives float parameters without memory the dtype of the file: a bfloat16 model comes back as one."""
+    for name, parameter in skeleton.named_parameters():
+        dtype = _DTYPES.get(found[name][1]) if name in found else None
+        if parameter.is_meta and dtype is not None and dtype.is_floating_point:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _compare(expected, found, directory):

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from bitquant.distillation.losses import output_tensors
-from bitquant.inputs import mask_for, padding_mask
+from bitquant.inputs import padding_mask
+from bitquant.masks import mask_for
 
 
 @torch.no_grad()

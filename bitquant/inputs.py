@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-
-PADDING_MASKS = ("attention_mask", "padding_mask")
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
@@ -20,32 +17,34 @@ def run(model: nn.Module, inputs: Any) -> Any:
 
 
 def padding_mask(inputs: Any) -> Tensor | None:
-    """bool (batch, time), True for valid tokens: the 2-D boolean or integer ``attention_mask`` of a dict, if any."""
-    if not isinstance(inputs, Mapping):
+    """bool (batch, time), True for valid tokens: the 2-D ``attention_mask`` of a dict, boolean or of 0 and 1; None
+    without one, and for any other mask."""
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not bool(((mask == 0) | (mask == 1)).all()):
         return None
-    masks = (inputs[key] for key in PADDING_MASKS if isinstance(inputs.get(key), Tensor))
-    return next((mask.bool() for mask in masks if mask.ndim == 2 and not mask.is_floating_point()), None)
+    return mask.bool()
 
 
-def first_tensor(inputs: Any) -> Tensor:
-    """The first tensor found in inputs. ValueError when there is none."""
-    for leaf in pytree.tree_leaves(inputs):
-        if isinstance(leaf, Tensor):
-            return leaf
-    raise ValueError("inputs hold no tensor")
+def named_tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    """Every tensor in nested mappings, sequences and dataclasses, by its path: ``{"logits": ..., "states.0": ...}``."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    else:
+        return {}
+    found: dict[str, Tensor] = {}
+    for key, item in items:
+        found |= named_tensors(item, f"{name}.{key}" if name else str(key))
+    return found
 
 
-def mask_for(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
-    """A padding mask (batch, samples) for hidden states of a shape (batch, frames, ...).
-
-    Where the model has its own number of frames, each takes the mask's value at its place in time. None without a
-    mask, or where the batch differs.
-    """
-    if mask is None or len(shape) < 2 or mask.shape[0] != shape[0] or shape[1] == 0:
-        return None
-    if mask.shape[1] == shape[1]:
-        return mask
-    if mask.shape[1] < shape[1]:
-        return None
-    places = (torch.arange(shape[1], device=mask.device) * 2 + 1) * mask.shape[1] // (2 * shape[1])
-    return mask[:, places]
+def first_tensor(value: Any) -> Tensor:
+    """The first tensor found in inputs or outputs. ValueError when there is none."""
+    for tensor in named_tensors(value).values():
+        return tensor
+    raise ValueError(f"a {type(value).__name__} holds no tensor")

@@ -126,12 +126,16 @@ def calibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     """Set the scale of every activation binarizer from data, in place: one forward a batch, running means.
 
     Args:
-        batches: inputs as for ``example_inputs``. In a dict, a boolean or 0/1 ``attention_mask`` (batch, time) keeps
-            padding out of the statistics.
+        batches: inputs as for ``example_inputs``. In a dict, a 0/1 ``attention_mask`` (batch, time) or (batch, samples)
+            keeps padding out of the statistics.
+
+    Raises:
+        ValueError: there are no batches.
     """
     quantizers = [m for m in model.modules() if isinstance(m, ActivationQuantizer)]
     training = {m: m.training for m in model.modules()}
     model.eval()
+    batch = None
     try:
         for batch in batches:
             with _observing(quantizers, padding_mask(batch)):
@@ -139,6 +143,8 @@ def calibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
     finally:
         for module, mode in training.items():
             module.training = mode
+    if batch is None:
+        raise ValueError("there is nothing to calibrate on: batches is empty (give a list, not a spent iterator)")
 
 
 @contextmanager

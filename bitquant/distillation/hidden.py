@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from bitquant.inputs import first_tensor
+
 
 @contextmanager
 def hidden_states(model: nn.Module, paths: list[str]):
@@ -14,8 +16,7 @@ def hidden_states(model: nn.Module, paths: list[str]):
 
     def record(path: str):
         def hook(module, args, output):
-            first = output if isinstance(output, Tensor) else next(t for t in output if isinstance(t, Tensor))
-            states[path] = first
+            states[path] = first_tensor(output)
 
         return hook
 

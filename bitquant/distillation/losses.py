@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bitquant.inputs import mask_for
+from bitquant.inputs import named_tensors
+from bitquant.masks import mask_for
 
 LOGITS = ("logits",)
 
@@ -42,21 +42,17 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None) ->
     return divergence.mean()
 
 
-def output_tensors(output: Any) -> dict[str, Tensor]:
-    """The float tensors of a model's output by name (a tensor, a sequence, or a mapping such as ModelOutput)."""
-    if isinstance(output, Tensor):
-        return {"output": output}
-    items = output.items() if isinstance(output, Mapping) else ((str(i), t) for i, t in enumerate(output))
-    return {name: t for name, t in items if isinstance(t, Tensor) and t.is_floating_point()}
-
-
 def output_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
-    """Mean over the outputs both models give: KL for logits, relative squared error for everything else."""
-    student, teacher = output_tensors(student), output_tensors(teacher)
+    """Mean over the float outputs both models give: KL for logits, relative squared error for everything else.
+
+    ValueError when they share no float output.
+    """
+    student, teacher = named_tensors(student), named_tensors(teacher)
+    shared = [name for name in student if name in teacher and student[name].is_floating_point()]
+    if not shared:
+        raise ValueError("student and teacher give no float output of the same name to compare")
     losses = [
-        (soft_cross_entropy if name in LOGITS else masked_error)(student[name], teacher[name], mask)
-        for name in student
-        if name in teacher
+        (soft_cross_entropy if name in LOGITS else masked_error)(student[name], teacher[name], mask) for name in shared
     ]
     return torch.stack(losses).mean()
 

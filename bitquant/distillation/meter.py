@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor, nn
 
-from bitquant.nn import BitLinear
+from bitquant.nn.weights import QuantizedLayer
 
 FLIP_EVERY = 10  # steps between two counts of flipped weight signs
 
@@ -21,7 +21,7 @@ class Meter:
     """
 
     def __init__(self, student: nn.Module, stage: str, first: int, steps: int):
-        self.layers = [m for m in student.modules() if isinstance(m, BitLinear) and m.weight_quantizer.bits == 1]
+        self.layers = [m for m in student.modules() if isinstance(m, QuantizedLayer) and m.weight_quantizer.bits == 1]
         self.signs = self._signs()
         self.stage, self.first, self.steps = stage, first, steps
         self.tokens, self.flip_ratio, self.start = 0, 0.0, time.perf_counter()

@@ -22,6 +22,7 @@ from bitquant.distillation.state import TrainingState
 from bitquant.inputs import first_tensor, padding_mask, run
 from bitquant.quantize import calibrate_
 from bitquant.quantizers import ActivationQuantizer
+from bitquant.quantizers.elastic import NAN_MESSAGE
 from bitquant.widths import Widths, parse_chain, set_widths_, widths_of
 
 CALIBRATION_BATCHES = 8
@@ -159,7 +160,7 @@ class _Stage:
                 mask = padding_mask(batch)
                 with torch.no_grad():
                     target = run(teacher, batch)
-                output = run(student, batch)
+                output = self._run(student, batch, step)
                 loss = s["output_weight"] * output_loss(output, target, mask)
                 if hidden_t:
                     loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, mask)
@@ -173,6 +174,14 @@ class _Stage:
                     self.state.save(student, optimizer, stage=stage, step=step + 1)
                 if stop:
                     raise KeyboardInterrupt
+
+    def _run(self, student: nn.Module, batch: Any, step: int) -> Any:
+        try:
+            return run(student, batch)
+        except RuntimeError as error:
+            if NAN_MESSAGE in str(error):
+                raise FloatingPointError(f"{NAN_MESSAGE}, at step {step + 1}") from None
+            raise
 
     def _step(self, student: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
         s = self.settings

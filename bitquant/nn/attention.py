@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from bitquant.config import QuantConfig
+from bitquant.nn.activation import activation_quantizer
 from bitquant.nn.exact import exact, scaled
 from bitquant.nn.mask import keep_mask, masked_softmax
 from bitquant.nn.selection import at_bits, selection
-from bitquant.quantizers import ActivationQuantizer, OptionalState
+from bitquant.quantizers import OptionalState
 
 
 class BitAttention(OptionalState):
@@ -31,23 +32,17 @@ class BitAttention(OptionalState):
         self, config: QuantConfig, head_dim: int, *, score_bias: bool = False, device: torch.device | None = None
     ):
         super().__init__()
-        signed = {
-            "bits": config.activation_bits,
-            "smooth": config.ste == "smooth",
-            "init": config.signed_init,
-            "device": device,
-        }
-        self.query = ActivationQuantizer("signed", **signed)
-        self.key = ActivationQuantizer("signed", **signed)
-        self.value = ActivationQuantizer("signed", **signed)
+        self.query, self.key, self.value = (
+            activation_quantizer(config, nonnegative=False, device=device) for _ in range(3)
+        )
         self.selection = selection(config, device=device)
         self.rule, self.head_dim, self.score_bias = config.attention, head_dim, score_bias
-        self.register_buffer("score_scale", torch.tensor(head_dim**-0.5, dtype=torch.float64, device=device))
+        self.register_buffer("score_scale", torch.tensor(torch.inf, dtype=torch.float64, device=device))
 
     @property
     def in_integers(self) -> bool:
-        """Whether no float but the final scale is involved, so that the layer can be packed."""
-        return self.query.bits == 1 and not self.score_bias
+        """Whether no float but the final scale is involved, so that the layer can be packed for its one score scale."""
+        return self.query.bits == 1 and not self.score_bias and bool(torch.isfinite(self.score_scale))
 
     def set_bits(self, config: QuantConfig) -> None:
         """Change the width in place to the configuration's."""
@@ -76,13 +71,21 @@ class BitAttention(OptionalState):
                 k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
             scale = q.shape[-1] ** -0.5 if scale is None else scale
             if self.query.observing:
-                self.score_scale.fill_(scale)
+                self._observe_scale(scale)
             temperature = alpha_q * alpha_k * scale
             scores = q @ k.transpose(-2, -1)
             keep = keep_mask(attn_mask, is_causal, *scores.shape[-2:], device=scores.device, score_bias=self.score_bias)
             if self.score_bias:
-                probability = masked_softmax(scores * temperature + attn_mask, keep)
+                logits = scores * temperature
+                if attn_mask is not None and attn_mask.dtype != torch.bool:
+                    logits = logits + attn_mask
+                probability = masked_softmax(logits, keep)
                 chosen = self.selection.from_probability(probability, keep, dropout_p)
             else:
                 chosen = self.selection.from_scores(scores, q.shape[-1], temperature, keep, dropout_p)
             return scaled(chosen.mix(v), chosen.factor * alpha_v).to(query.dtype)
+
+    def _observe_scale(self, scale: float) -> None:
+        """Note the score scale of the calls; NaN once they disagree, as where layers of other scales share a module."""
+        same = self.score_scale.eq(scale) | self.score_scale.isinf()
+        self.score_scale.copy_(torch.where(same, torch.full_like(self.score_scale, scale), torch.nan))

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bitquant.config import QuantConfig
 from bitquant.nn.weights import QuantizedWeight
-from bitquant.quantizers.weight import FLOAT_BITS, WeightLevels, weight_mean
+from bitquant.quantizers import FLOAT_BITS
+from bitquant.quantizers.weight import WeightLevels, weight_mean
 
 
 class BitEmbedding(QuantizedWeight):

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitquant.config import QuantConfig
+from bitquant.nn.activation import activation_quantizer
 from bitquant.nn.exact import exact, scaled
-from bitquant.quantizers import ActivationQuantizer, OptionalState, WeightQuantizer
+from bitquant.quantizers import OptionalState, WeightQuantizer
 
 
 class BitFunctionalLinear(OptionalState):
@@ -33,14 +34,7 @@ class BitFunctionalLinear(OptionalState):
     ):
         super().__init__()
         self.shape, self.parameter = tuple(shape), parameter
-        self.input_quantizer = ActivationQuantizer(
-            "unit" if nonnegative else "signed",
-            shape[1],
-            bits=config.activation_bits,
-            smooth=config.ste == "smooth",
-            init=4.0 if nonnegative else config.signed_init,
-            device=device,
-        )
+        self.input_quantizer = activation_quantizer(config, nonnegative=nonnegative, channels=shape[1], device=device)
         self.weight_quantizer = WeightQuantizer(
             torch.zeros(self.shape, device=device),
             granularity=config.weight_scale,

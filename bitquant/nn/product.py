@@ -6,18 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.config import QuantConfig
+from bitquant.nn.activation import activation_quantizer
 from bitquant.nn.exact import exact, scaled
 from bitquant.nn.selection import at_bits, selection
-from bitquant.quantizers import ActivationQuantizer
-
-
-def _operand(config: QuantConfig, nonnegative: bool, device) -> ActivationQuantizer:
-    if nonnegative:
-        return ActivationQuantizer("unit", bits=config.activation_bits, init=4.0, device=device)
-    smooth = config.ste == "smooth"
-    return ActivationQuantizer(
-        "signed", bits=config.activation_bits, smooth=smooth, init=config.signed_init, device=device
-    )
 
 
 class BitMatmul(nn.Module):
@@ -37,8 +28,12 @@ class BitMatmul(nn.Module):
     ):
         super().__init__()
         self.nonnegative, self.probability = nonnegative, probability
-        self.left = selection(config, device=device) if probability else _operand(config, nonnegative[0], device)
-        self.right = _operand(config, nonnegative[1], device)
+        self.left = (
+            selection(config, device=device)
+            if probability
+            else activation_quantizer(config, nonnegative=nonnegative[0], device=device)
+        )
+        self.right = activation_quantizer(config, nonnegative=nonnegative[1], device=device)
 
     def set_bits(self, config: QuantConfig) -> None:
         """Change the width in place to the configuration's."""
@@ -74,7 +69,9 @@ class BitEinsum(nn.Module):
     ):
         super().__init__()
         self.nonnegative = nonnegative
-        self.left, self.right = (_operand(config, positive, device) for positive in nonnegative)
+        self.left, self.right = (
+            activation_quantizer(config, nonnegative=positive, device=device) for positive in nonnegative
+        )
 
     def set_bits(self, config: QuantConfig) -> None:
         """Change the width in place to the configuration's."""

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitquant.config import QuantConfig
+from bitquant.nn.activation import activation_quantizer
 from bitquant.nn.mask import masked_softmax
 from bitquant.ops.rules import row_max_margin, softmax_table, taken_by_row_max, taken_by_table, threshold_ratio
-from bitquant.quantizers import ActivationQuantizer, OptionalState, unit_levels
+from bitquant.quantizers import OptionalState, unit_levels
 
 
 @dataclass
@@ -67,19 +68,21 @@ class RowMaxSelection(OptionalState):
         self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None, dropout_p: float
     ) -> Selected:
         """scores: integers in {-head_dim..head_dim} as fp32 (..., Tq, Tk)."""
+        if dropout_p:
+            return self.from_probability(masked_softmax(scores * temperature, keep), keep, dropout_p)
         taken = taken_by_row_max(scores.detach(), keep, self.margin(temperature))
         if not torch.is_grad_enabled():
             return self._selected(taken.to(scores.dtype), taken)
-        return self._trained(masked_softmax(scores * temperature, keep), taken, dropout_p)
+        return self._trained(masked_softmax(scores * temperature, keep), taken)
 
     def from_probability(self, probability: Tensor, keep: Tensor | None, dropout_p: float) -> Selected:
+        probability = F.dropout(probability, dropout_p) if dropout_p else probability
         best = probability.detach().amax(-1, keepdim=True)
-        taken = probability.detach() >= self.keep * best
-        return self._trained(probability, taken if keep is None else taken & keep, dropout_p)
+        taken = (probability.detach() >= self.keep * best) & (best > 0)  # a row that lost every key takes none
+        return self._trained(probability, taken if keep is None else taken & keep)
 
-    def _trained(self, probability: Tensor, taken: Tensor, dropout_p: float) -> Selected:
-        levels = TakenKeys.apply(probability, taken, self._count(taken))
-        return self._selected(F.dropout(levels, dropout_p) if dropout_p else levels, taken)
+    def _trained(self, probability: Tensor, taken: Tensor) -> Selected:
+        return self._selected(TakenKeys.apply(probability, taken, self._count(taken)), taken)
 
     def _selected(self, levels: Tensor, taken: Tensor) -> Selected:
         return Selected(levels, self.gain(), self._count(taken))
@@ -95,7 +98,7 @@ class ProbabilityLevels(OptionalState):
 
     def __init__(self, config: QuantConfig, *, device: torch.device | None = None):
         super().__init__()
-        self.probability = ActivationQuantizer("unit", bits=config.activation_bits, init=4.0, device=device)
+        self.probability = activation_quantizer(config, nonnegative=True, device=device)
 
     def from_scores(
         self, scores: Tensor, head_dim: int, temperature: Tensor, keep: Tensor | None, dropout_p: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bitquant.config import QuantConfig
+from bitquant.nn.activation import activation_quantizer
 from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
 
 
@@ -45,13 +46,8 @@ class QuantizedLayer(QuantizedWeight):
 
     def add_quantizers(self, config: QuantConfig, *, nonnegative: bool) -> None:
         """Called once after the class was mixed in; ``nonnegative``: the input provably never is below 0."""
-        self.input_quantizer = ActivationQuantizer(
-            "unit" if nonnegative else "signed",
-            self.input_width,
-            bits=config.activation_bits,
-            smooth=config.ste == "smooth",
-            init=4.0 if nonnegative else config.signed_init,
-            device=self.weight.device,
+        self.input_quantizer = activation_quantizer(
+            config, nonnegative=nonnegative, channels=self.input_width, device=self.weight.device
         )
         self.add_weight_quantizer(config, config.weight_scale)
 

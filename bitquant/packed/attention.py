@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitquant import ops
 from bitquant.nn.attention import BitAttention
 from bitquant.nn.mask import keep_mask
 from bitquant.packed.weights import positive
+from bitquant.quantizers import FixedDtype
 
 
-class PackedAttention(nn.Module):
+class PackedAttention(FixedDtype):
     """Same arguments and shapes as ``BitAttention``, whose eval-mode output it equals bit for bit.
 
     Buffers: ``scale`` fp32 [1]; for ``"row-max"`` ``margin`` int64 [1]; for ``"table"`` ``table`` int64
@@ -61,13 +62,15 @@ class PackedAttention(nn.Module):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if (query.shape[-1] ** -0.5 if scale is None else scale) != self.score_scale:
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if scale != self.score_scale:
             raise ValueError(
                 f"this attention was packed for score scale {self.score_scale}, it was called with {scale}"
             )
         if enable_gqa:
             key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
         lead = query.shape[:-2]
+        key, value = (t if t.shape[:-2] == lead else t.expand(*lead, *t.shape[-2:]) for t in (key, value))
         query, key, value = (t.reshape(-1, *_heads(t)) if t.ndim != 4 else t for t in (query, key, value))
         keep = keep_mask(attn_mask, is_causal, query.shape[-2], key.shape[-2], device=query.device)
         if keep is not None and len(lead) != 2:

@@ -46,4 +46,4 @@ def drop_parameter_(owner: nn.Module, parameter: str) -> None:
     module = owner.get_submodule(path)
     weight = module._parameters.pop(name)
     device = torch.device("cpu") if weight.is_meta else weight.device  # a skeleton has no device yet
-    module.__dict__[name] = stand_in(weight.shape, device)
+    module.__dict__[name] = stand_in(weight.shape, device, weight.dtype)

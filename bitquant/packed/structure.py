@@ -23,6 +23,13 @@ MUTATED = {cls.__name__: cls for cls in (BitLinear, BitConv, BitEmbedding)}
 TRAINED_CHILDREN = {cls.__name__: cls for cls in (BitAttention, BitFunctionalLinear, BitMatmul, BitEinsum)}
 PACKED_CHILDREN = {cls.__name__: cls for cls in (PackedAttention, PackedFunctionalLinear)}
 REPLACED = {cls.__name__: cls for cls in (PackedLinear, PackedConv, PackedEmbedding)}
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 KINDS = {**MUTATED, **TRAINED_CHILDREN, **PACKED_CHILDREN, **REPLACED}
 
 
@@ -89,7 +96,9 @@ def _restore_module(model: nn.Module, path: str, spec: dict[str, Any], config: Q
 
 
 def replace_everywhere_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is registered: a shared module has several parents."""
+    """Put ``new`` wherever ``old`` is registered (a shared module has several parents), with the hooks users set."""
+    for hooks in HOOKS:
+        getattr(new, hooks).update(getattr(old, hooks))
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is old:

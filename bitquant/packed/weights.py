@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitquant import packing
+from bitquant.quantizers import FixedDtype
 
 
 def positive(scale: Tensor) -> None:
@@ -14,26 +15,39 @@ def positive(scale: Tensor) -> None:
         raise ValueError("a scale is not positive and finite: training diverged, so this layer cannot be packed")
 
 
-def stand_in(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """fp32 of a packed weight's shape and device, for code that asks a weight for its dtype or device. One element of
-    storage; every value is NaN, so that no computation can use it unnoticed."""
-    return torch.full((), torch.nan, device=device).expand(shape)
+def stand_in(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A packed weight's shape, device and dtype, for code that asks a weight for them. One element of storage; every
+    value is NaN."""
+    return torch.full((), torch.nan, device=device, dtype=dtype).expand(shape)
 
 
-class PackedWeight(nn.Module):
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.bfloat16`` -> ``"bfloat16"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def float_dtype(name: str) -> torch.dtype:
+    """``"bfloat16"`` -> ``torch.bfloat16``. ValueError when it names no float dtype."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"{name!r} is no float dtype")
+    return dtype
+
+
+class PackedWeight(FixedDtype):
     """Bits of a weight (rows, columns). In memory once, as ``lanes`` (the form the kernels read); in a state_dict as
     ``weight_packed``, uint8 (rows, ceil(columns / 8))."""
 
-    def __init__(self, rows: int, columns: int, *, device: torch.device | None = None):
+    def __init__(self, rows: int, columns: int, *, dtype: str = "float32", device: torch.device | None = None):
         super().__init__()
-        self.rows, self.columns = rows, columns
+        self.rows, self.columns, self.dtype = rows, columns, float_dtype(dtype)
         shape = (-(-rows // packing.LANES), packing.words_for(columns), packing.LANES)
         self.register_buffer("lanes", torch.zeros(shape, dtype=torch.int32, device=device), persistent=False)
 
     @property
     def weight(self) -> Tensor:
         """The stand-in of the float weight, which is gone."""
-        return stand_in((self.rows, self.columns), self.lanes.device)
+        return stand_in((self.rows, self.columns), self.lanes.device, self.dtype)
 
     def pack(self, bits: Tensor) -> None:
         """bits bool (rows, columns)."""
@@ -80,7 +94,7 @@ class PackedLayer(PackedWeight):
         rows, columns: of the weight. width: features or channels of the input.
         bits: of the input: 1, 2, 4, 8, or 32 for a float one.
         signed: {-1, +1} or two's complement levels, rather than levels from 0.
-        scales: number of scales, rows or 1.
+        scales: number of scales, rows or 1. dtype: of the float weight, for code that asks.
     """
 
     def __init__(
@@ -93,9 +107,10 @@ class PackedLayer(PackedWeight):
         signed: bool,
         bias: bool,
         scales: int,
+        dtype: str = "float32",
         device: torch.device | None = None,
     ):
-        super().__init__(rows, columns, device=device)
+        super().__init__(rows, columns, dtype=dtype, device=device)
         self.bits, self.signed = bits, signed
         self.register_buffer("offset", torch.zeros(width, device=device))
         self.register_buffer("step", torch.ones(1, device=device) if 1 < bits <= 8 else None)
@@ -129,11 +144,18 @@ class PackedLayer(PackedWeight):
             "signed": quantizer.levels == "signed",
             "bias": bias,
             "scales": weight_scale.numel(),
+            "dtype": dtype_name(weight.dtype),
         }
 
     def spec(self) -> dict:
         """JSON-able arguments that build this layer's skeleton, but for its shape."""
-        return {"bits": self.bits, "signed": self.signed, "bias": self.bias is not None, "scales": self.scale.numel()}
+        return {
+            "bits": self.bits,
+            "signed": self.signed,
+            "bias": self.bias is not None,
+            "scales": self.scale.numel(),
+            "dtype": dtype_name(self.dtype),
+        }
 
     def levels_repr(self) -> str:
         kind = ("{-1, +1}" if self.signed else "{0, 1}") if self.bits == 1 else f"{self.bits}-bit"

@@ -2,12 +2,14 @@
 
 from .activation import ActivationQuantizer
 from .elastic import effective_scale, signed_levels, unit_levels
-from .integer import integer_levels, level_range
-from .state import OptionalState
+from .integer import FLOAT_BITS, integer_levels, level_range
+from .state import FixedDtype, OptionalState
 from .weight import WeightQuantizer
 
 __all__ = [
+    "FLOAT_BITS",
     "ActivationQuantizer",
+    "FixedDtype",
     "OptionalState",
     "WeightQuantizer",
     "effective_scale",

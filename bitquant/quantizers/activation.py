@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .elastic import NAN_MESSAGE, effective_scale, signed_levels, unit_levels
-from .integer import integer_levels, level_range
-from .state import OptionalState
+from bitquant.masks import mask_for
 
-FLOAT_BITS = 32
+from .elastic import NAN_MESSAGE, effective_scale, signed_levels, unit_levels
+from .integer import FLOAT_BITS, integer_levels, level_range
+from .state import OptionalState
 
 
 class ActivationQuantizer(OptionalState):
@@ -115,6 +115,8 @@ class ActivationQuantizer(OptionalState):
 
 
 def _valid_tokens(z: Tensor, valid: Tensor | None) -> Tensor:
-    """The elements of z, (batch, time, channels) or (batch, heads, time, channels), at valid (batch, time) tokens."""
+    """The elements of z, (batch, time, channels) or (batch, heads, time, channels), at valid (batch, time) tokens; a
+    mask of more samples than z has frames is read at the frames' places."""
     tokens = z.transpose(1, 2) if z.ndim == 4 else z
-    return tokens[valid] if valid is not None and tokens.shape[:2] == valid.shape else z
+    mask = mask_for(valid, tokens.shape) if tokens.ndim >= 3 else None
+    return z if mask is None else tokens[mask]

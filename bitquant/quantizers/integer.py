@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+FLOAT_BITS = 32  # the width that passes floats through
+
 
 def level_range(levels: str, bits: int) -> tuple[int, int]:
     """(lowest, highest) level: ``-2^(k-1) .. 2^(k-1) - 1`` signed, ``0 .. 2^k - 1`` unit; (-1, 1) at 1 bit signed."""

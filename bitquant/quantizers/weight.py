@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .integer import FLOAT_BITS
 from .state import OptionalState
 
 SCALE_FLOOR = 1e-8
-FLOAT_BITS = 32
 
 
 class WeightLevels(torch.autograd.Function):
@@ -27,7 +27,8 @@ class WeightLevels(torch.autograd.Function):
 
 
 def weight_mean(weight: Tensor, center: str) -> Tensor:
-    """What is subtracted before the sign: zero, the global mean, or the mean of each row (output channel)."""
+    """fp32, what is subtracted before the sign: zero, the global mean, or the mean of each row (output channel)."""
+    weight = weight.float()
     if center == "none":
         return weight.new_zeros(())
     if center == "tensor":
@@ -37,9 +38,9 @@ def weight_mean(weight: Tensor, center: str) -> Tensor:
 
 def mean_magnitude(weight: Tensor, granularity: str) -> Tensor:
     """``mean|W|`` of the uncentred weight: fp32 [1] or [rows], floored so that it is positive."""
-    magnitude = weight.abs()
+    magnitude = weight.float().abs()
     mean = magnitude.mean().view(1) if granularity == "tensor" else magnitude.flatten(1).mean(1)
-    return mean.float().clamp(min=SCALE_FLOOR)
+    return mean.clamp(min=SCALE_FLOOR)
 
 
 class WeightQuantizer(OptionalState):

@@ -1,0 +1,24 @@
+"""Padding masks of inputs, read at the frames of a model's hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mask_for(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    """A padding mask (batch, samples) for hidden states of a shape (batch, frames, ...).
+
+    Where the model has its own number of frames, each takes the mask's value at its place in time. None without a
+    mask, or where the batch differs.
+    """
+    if mask is None or len(shape) < 2 or mask.shape[0] != shape[0] or shape[1] == 0:
+        return None
+    if mask.shape[1] == shape[1]:
+        return mask
+    if mask.shape[1] < shape[1]:
+        return None
+    places = (torch.arange(shape[1], device=mask.device) * 2 + 1) * mask.shape[1] // (2 * shape[1])
+    return mask[:, places]
