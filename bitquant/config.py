@@ -20,7 +20,7 @@ _CHOICES = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # BiT as published and released (reference: DESIGN contract 8), without its sign(0) = 0 and dynamic minimum
+    # BiT as published and released (reference: contract 8), without its sign(0) = 0 and dynamic minimum
     "bit-ref": {
         "weight_scale": "tensor",
         "weight_scale_learnable": False,

@@ -1,4 +1,4 @@
-"""``report``: every contraction of a model, binarized or left in float with a reason (DESIGN contract 6)."""
+"""``report``: every contraction of a model, binarized or left in float with a reason (contract 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which contractions of a model are binarized, and why the others stay float (DESIGN contract 6)."""
+"""Which contractions of a model are binarized, and why the others stay float (contract 6)."""
 
 from __future__ import annotations
 

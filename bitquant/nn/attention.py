@@ -1,4 +1,4 @@
-"""BitAttention: scaled dot product attention whose two products are binary (DESIGN contract 4)."""
+"""BitAttention: scaled dot product attention whose two products are binary (contract 4)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ class BitConv(QuantizedLayer):
     """Mixed into ``nn.Conv1d`` or ``nn.Conv2d`` (or a subclass) in place; any stride, dilation, groups and padding.
 
     x (batch, channels, *space) or (channels, *space) of any float dtype -> the same dtype. Padding is not +1
-    (DESIGN contract 5): borders count 0, and so does every place whose input vector is exactly zero, as in a masked
+    (contract 5): borders count 0, and so does every place whose input vector is exactly zero, as in a masked
     frame. The shift is per input channel, the weight scale per output channel or per tensor.
     """
 

@@ -1,4 +1,4 @@
-"""Integer products in float: exact, then scaled once (DESIGN contract 1)."""
+"""Integer products in float: exact, then scaled once (contract 1)."""
 
 import torch
 from torch import Tensor

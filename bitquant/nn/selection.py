@@ -1,4 +1,4 @@
-"""Which keys a query takes: the two rules of binary attention, on integers where possible (DESIGN contract 4).
+"""Which keys a query takes: the two rules of binary attention, on integers where possible (contract 4).
 
 The forward decides by the integer rules of ``bitquant.ops.rules``; the gradient goes through the float softmax.
 """

@@ -1,7 +1,7 @@
 """The rules by which binary attention takes keys, in integers: shared by training and by every backend's definition.
 
 Scores are sums of +-1 products, so they are exact integers whatever the order of summation; a decision that compares
-integers only is equal everywhere (DESIGN contract 4).
+integers only is equal everywhere (contract 4).
 """
 
 import math

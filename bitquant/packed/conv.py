@@ -16,7 +16,7 @@ from bitquant.packed.weights import PackedLayer, stand_in
 class PackedConv(PackedLayer):
     """x (batch, channels, *space) or (channels, *space) -> as the ``BitConv`` it came from, bit for bit.
 
-    A row of the weight is ordered ``tap * channels_per_group + channel`` (DESIGN contract 2). Borders, and places
+    A row of the weight is ordered ``tap * channels_per_group + channel`` (contract 2). Borders, and places
     whose input vector is exactly zero, count 0 (contract 5).
 
     Args:

@@ -10,7 +10,7 @@ from bitquant.quantizers import FixedDtype
 
 
 def positive(scale: Tensor) -> None:
-    """ValueError unless every scale is positive and finite (DESIGN contract 3)."""
+    """ValueError unless every scale is positive and finite (contract 3)."""
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise ValueError("a scale is not positive and finite: training diverged, so this layer cannot be packed")
 

@@ -1,8 +1,8 @@
 """Elastic binarization as pure functions: integer levels forward, the straight-through gradients of BiT backward.
 
 A quantized tensor is ``alpha * level`` with ``level`` in {-1, +1} (signed) or {0, 1} (unit). The functions here return
-the levels alone, so that products run on exact integers and the scale is applied once afterwards (DESIGN contract 1).
-Thresholds follow DESIGN contract 3: signed ``x >= -shift``, unit ``x > fl(alpha / 2 - shift)``.
+the levels alone, so that products run on exact integers and the scale is applied once afterwards (contract 1).
+Thresholds follow contract 3: signed ``x >= -shift``, unit ``x > fl(alpha / 2 - shift)``.
 Gradients follow ``reference/bit.md`` 1.2 with ``u = (x + shift) / alpha``.
 """
 

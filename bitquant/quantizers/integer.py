@@ -1,4 +1,4 @@
-"""k-bit activation levels in LSQ form (reference/bit.md 1.2; DESIGN contract 3)."""
+"""k-bit activation levels in LSQ form (reference/bit.md 1.2; contract 3)."""
 
 import torch
 from torch import Tensor
