@@ -107,7 +107,8 @@ def load(directory, *, model=None, allow_factory=False):
         if not allow_factory:
             raise ValueError(
                 f"{directory} was made from {meta['factory']!r}, which is not imported on a file's word: pass what it "
-                "returns, load(directory, model=...), or where you trust the file, load(directory, allow_factory=True)"
+                "returns, load(directory, model=...), or where you trust the file allow it (--allow-factory, or "
+                "load(directory, allow_factory=True))"
             )
         skeleton = _without_weights(make(meta["factory"]).float())
     else:

@@ -3,8 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from bitquant.distillation.losses import output_tensors
-from bitquant.inputs import padding_mask
+from bitquant.inputs import first_tensor, named_tensors, padding_mask
 from bitquant.masks import mask_for
 
 
@@ -29,8 +28,8 @@ def outputs(model, batches):
     try:
         for batch in batches:
             mask = padding_mask(batch)
-            logits = output_tensors(model(**batch)).get("logits")
-            rows["embeddings"].append(_pool(next(iter(output_tensors(seen["hidden"]).values())), mask))
+            logits = named_tensors(model(**batch)).get("logits")
+            rows["embeddings"].append(_pool(first_tensor(seen["hidden"]), mask))
             if logits is not None:
                 rows["classes"].append(_choose(logits, mask))
     finally:

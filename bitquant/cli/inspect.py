@@ -10,8 +10,9 @@ from bitquant.cli.options import as_json, weights
 @weights
 @click.option("--data", type=click.Path(), help="Data to run it on, for a model that takes neither text nor sound.")
 @click.option("--code", "module", metavar="MODULE", help="Show the source that MODULE would be rewritten to.")
+@click.option("--allow-factory", is_flag=True, help="Import and call the factory that a checkpoint names.")
 @as_json
-def inspect(model, weights, data, module, as_json):
+def inspect(model, weights, data, module, allow_factory, as_json):
     """Show the layers of MODEL: a Hugging Face directory, package.module:factory, or a bitquant checkpoint."""
     import json
     from pathlib import Path
@@ -25,14 +26,14 @@ def inspect(model, weights, data, module, as_json):
     if Path(model).is_dir() and is_checkpoint(model):
         if module is not None:
             raise click.UsageError("--code takes a float model: a checkpoint is rewritten when it first runs")
-        coverage = report(load(model))
+        coverage = report(load(model, allow_factory=allow_factory))
     else:
         source = open_source(model, weights)
         if data is None:
             example = source.example_inputs()
         else:
             found = read_data(data, source)
-            example = found.example_inputs(found.samples)
+            example = found.example_inputs(found.usable(found.samples[:32])[0])
         if module is not None:
             click.echo(_rewritten(source.model, example, module))
             return

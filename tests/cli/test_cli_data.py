@@ -57,6 +57,8 @@ def test_rows_of_an_own_model(bitquant_cli, rows, tmp_path):
     with pytest.raises(ValueError, match="allow_factory"):
         bitquant.load(tmp_path / "out")
     bitquant.load(tmp_path / "out", model=tiny_models.mlp())
+    assert "--allow-factory" in bitquant_cli("inspect", tmp_path / "out").stderr
+    assert "layers.2" in bitquant_cli("inspect", tmp_path / "out", "--allow-factory").stdout
     assert bitquant_cli("quantize", *arguments, "--overwrite").exit_code == 0
 
 
