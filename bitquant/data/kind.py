@@ -9,6 +9,11 @@ from bitquant.data.split import hold_out
 KNOWN_ARGUMENTS = {"input_ids", "input_values", "input_features", "pixel_values"}
 
 
+def names_inputs(source):
+    """Whether the model's arguments say what kind of input it takes."""
+    return bool(KNOWN_ARGUMENTS & set(source.arguments))
+
+
 class Data:
     """Samples, and how they become inputs of one model.
 

@@ -1,8 +1,8 @@
-"""Pictures as data: a folder of png and jpg files for a model that takes ``pixel_values``."""
+"""Pictures as data: a folder of png and jpg files for a vision model."""
 
 from pathlib import Path
 
-from bitquant.data.kind import Data, files_below
+from bitquant.data.kind import Data, files_below, names_inputs
 from bitquant.data.pixels import PixelProcessor
 
 
@@ -30,7 +30,7 @@ class Pictures(Data):
 
     @classmethod
     def fits(cls, source):
-        return "pixel_values" in source.arguments
+        return "pixel_values" in source.arguments or not names_inputs(source)
 
     @classmethod
     def example(cls, source):

@@ -10,19 +10,20 @@ CHANNELS = {1: "L", 3: "RGB"}
 
 
 class PixelProcessor:
-    """Pictures to ``pixel_values`` by the fields that image processors of transformers store.
+    """Pictures to the model's first argument by the fields that image processors of transformers store.
 
     Args:
         config (dict): ``size`` (``height`` and ``width``, ``shortest_edge``, or one number), ``crop_size``,
             ``resample`` (Pillow's number), ``rescale_factor``, ``image_mean``, ``image_std``, and ``do_*`` for each.
         place (str): where it comes from, for errors.
+        argument (str): name of the model's argument.
 
     Raises:
         ValueError: a field is missing or out of bounds.
     """
 
-    def __init__(self, config, place):
-        self.place = place
+    def __init__(self, config, place, argument="pixel_values"):
+        self.place, self.argument = place, argument
         self.size = _edges(config.get("size", 224), place) if config.get("do_resize", True) else None
         self.crop = _edges(config.get("crop_size", 224), place) if config.get("do_center_crop", False) else None
         self.resample = config.get("resample", 2)
@@ -47,7 +48,8 @@ class PixelProcessor:
                 f"{source.directory} holds no preprocessor_config.json: without it the size and normalisation of the "
                 "pictures are unknown"
             )
-        return cls(read_object(file), file)
+        argument = "pixel_values" if "pixel_values" in source.arguments else source.arguments[0]
+        return cls(read_object(file), file, argument)
 
     def open(self, file):
         """A picture file -> float32 (C, H, W). ValueError when it cannot be decoded."""
@@ -70,10 +72,10 @@ class PixelProcessor:
         return (pixels * np.float32(self.factor) - self.mean) / self.std
 
     def __call__(self, pixels):
-        """float32 arrays (C, H, W) -> ``pixel_values``, float32 (B, C, H, W)."""
+        """float32 arrays (C, H, W) -> the argument, float32 (B, C, H, W)."""
         if len({p.shape for p in pixels}) > 1:
             raise ValueError(f"{self.place} resizes pictures to different sizes: give it a fixed size or a crop_size")
-        return {"pixel_values": torch.from_numpy(np.stack(pixels))}
+        return {self.argument: torch.from_numpy(np.stack(pixels))}
 
     def blank(self):
         """A Pillow image of random pixels, twice as wide as the model takes."""

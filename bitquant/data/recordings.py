@@ -6,7 +6,7 @@ import numpy as np
 
 from bitquant.data.audio import SUFFIXES, check_audio, read_audio
 from bitquant.data.batches import Batches
-from bitquant.data.kind import KNOWN_ARGUMENTS, Data, files_below
+from bitquant.data.kind import Data, files_below, names_inputs
 from bitquant.data.speech import speech_processor
 
 CACHE_BYTES = 2**30
@@ -42,7 +42,7 @@ class Recordings(Data):
 
     @classmethod
     def fits(cls, source):
-        return bool(SPEECH_ARGUMENTS & set(source.arguments)) or not KNOWN_ARGUMENTS & set(source.arguments)
+        return bool(SPEECH_ARGUMENTS & set(source.arguments)) or not names_inputs(source)
 
     @classmethod
     def example(cls, source):

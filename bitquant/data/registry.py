@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bitquant.data.arrays import Arrays
-from bitquant.data.kind import files_below
+from bitquant.data.kind import files_below, names_inputs
 from bitquant.data.pictures import Pictures
 from bitquant.data.recordings import Recordings
 from bitquant.data.sentences import Sentences
@@ -65,12 +65,14 @@ def describe(data, samples):
 
 
 def example_inputs(source):
-    """A small batch without any data, of the first kind that the model's arguments name.
+    """A small batch without any data, of the first kind that the model's arguments name; a model that states a
+    ``sampling_rate`` takes recordings.
 
     Raises:
-        ValueError: the arguments name no kind, or the directory lacks the tokenizer or preprocessor.
+        ValueError: nothing says what the model takes, or the directory lacks the tokenizer or preprocessor.
     """
-    for cls in KINDS.values():
-        if cls is not Arrays and cls.fits(source):
-            return cls.example(source)
-    raise ValueError(f"no example input can be made for {source.name}, which takes {', '.join(source.arguments)}")
+    if names_inputs(source):
+        return next(cls for cls in KINDS.values() if cls.fits(source)).example(source)
+    if hasattr(source.model, "sampling_rate"):
+        return Recordings.example(source)
+    raise ValueError(f"{source.name} takes {', '.join(source.arguments)}: give it data (--data), nothing says which")

@@ -37,10 +37,13 @@ class Source:
 
     @cached_property
     def arguments(self):
-        """Names of the arguments that the model's forward can be given by keyword, in order."""
+        """Names of the arguments that the model's forward can be given by keyword, in order; ValueError for none."""
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         parameters = inspect.signature(self.model.forward).parameters.values()
-        return [p.name for p in parameters if p.kind in kinds]
+        names = [p.name for p in parameters if p.kind in kinds]
+        if not names:
+            raise ValueError(f"the forward of {self.name} names no argument, so nothing says what it takes")
+        return names
 
     def example_inputs(self):
         """A small batch without any data: keyword arguments of the model, two samples where it takes text."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bitquant.data import read_data, recognise
+from bitquant.data import example_inputs, read_data, recognise
 from bitquant.data.kind import files_below
 
 
@@ -55,6 +55,19 @@ def test_what_cannot_be_decided_is_refused(tmp_path):
         read_data(tmp_path / "d", model("input_values", tmp_path=tmp_path))
     with pytest.raises(ValueError, match="could take either: give a folder of one kind"):
         read_data(tmp_path / "d", model("input_ids", "pixel_values", tmp_path=tmp_path))
+    with pytest.raises(ValueError, match="model takes x: give it data"):
+        example_inputs(model("x", tmp_path=tmp_path))
+
+
+def test_a_model_with_names_of_its_own_takes_what_there_is(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "d").mkdir()
+    for name in "ab":
+        image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "d" / f"{name}.png")
+    data = read_data(tmp_path / "d", model("x", "mask", tmp_path=tmp_path))
+    batch = data.example_inputs(data.samples)
+    assert {name: tuple(value.shape) for name, value in batch.items()} == {"x": (2, 3, 8, 8)}
+    assert batch["x"][:, 0].unique().tolist() == [1.0]
 
 
 def test_arrays(tmp_path):
