@@ -1,4 +1,4 @@
-"""The 1-bit linear layer on this CPU, side by side with what a user would run instead.
+"""Packed layers on this CPU, side by side with what a user would run instead.
 
     python -m benchmarks.cpu [--json] [--isa NAME] [--threads N] [--seconds S]
 
@@ -9,28 +9,52 @@ quantizing the activations is part of the time. int8 is dynamic per row, through
 
 import json
 import math
+import random
 import statistics
 import time
 
 import click
 import torch
 from tabulate import tabulate
-from torch.nn.functional import linear
+from torch.nn.functional import conv1d, conv2d, linear
 
 from bitquant import ops, packing
 from bitquant.ops import native
 
 ROWS = (1, 16, 128, 512)
 WEIGHTS = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))  # (K, N)
-OURS, BASELINES = "1-bit", ("fp32", "bf16", "int8")
+CONVOLUTIONS = (  # what it is, input, channels out, kernel, stride, padding, groups
+    ("HuBERT positions", (1, 768, 499), 768, (128,), 1, 64, 16),
+    ("HuBERT extractor", (1, 512, 3199), 512, (3,), 2, 0, 1),
+    ("Whisper stem", (1, 384, 3000), 384, (3,), 2, 1, 1),
+    ("Conformer pointwise", (1, 144, 500), 288, (1,), 1, 0, 1),
+    ("Conformer depthwise", (1, 144, 500), 144, (31,), 1, 15, 144),
+    ("Conformer depthwise", (4, 512, 250), 512, (31,), 1, 15, 512),
+    ("ResNet 3x3", (1, 64, 56, 56), 64, (3, 3), 1, 1, 1),
+    ("ResNet 3x3", (1, 256, 14, 14), 256, (3, 3), 1, 1, 1),
+    ("ConvNeXt depthwise", (1, 96, 56, 56), 96, (7, 7), 1, 3, 96),
+    ("ViT patches", (1, 3, 224, 224), 384, (16, 16), 16, 0, 1),
+)
+OURS, WIDER, BASELINES = "1-bit", ("2-bit", "4-bit"), ("fp32", "bf16", "int8")
+
+
+def lanes_of(weight):
+    """The signs of ``weight`` (N, K) as the kernels read them."""
+    return packing.to_lanes(packing.to_words(packing.pack_bits(weight >= 0), weight.shape[1]))
 
 
 def binary_layer(weight, bias):
     """x -> binary_linear with the signs of ``weight`` and one scale a row."""
     n, k = weight.shape
-    lanes = packing.to_lanes(packing.to_words(packing.pack_bits(weight >= 0), k))
-    threshold, scale = torch.zeros(k), weight.abs().mean(1)
+    lanes, threshold, scale = lanes_of(weight), torch.zeros(k), weight.abs().mean(1)
     return lambda x: ops.binary_linear(x, threshold, False, lanes, n, scale, bias)
+
+
+def integer_layer(weight, bias, bits):
+    n, k = weight.shape
+    lanes, offset, scale = lanes_of(weight), torch.zeros(k), weight.abs().mean(1)
+    step = torch.tensor([2.0 ** (2 - bits)])
+    return lambda x: ops.integer_linear(x, offset, step, bits, True, lanes, n, scale, bias)
 
 
 def bf16_layer(weight, bias):
@@ -50,12 +74,26 @@ def int8_layer(weight, bias):
     return layer
 
 
+def binary_convolution(weight, bias, bits, stride, padding, groups):
+    """x -> convolution of ``bits``-bit inputs with the signs of ``weight`` (C_out, C_in / groups, *kernel)."""
+    n, kernel = weight.shape[0], list(weight.shape[2:])
+    lanes, scale = lanes_of(weight.movedim(1, -1).flatten(1)), weight.flatten(1).abs().mean(1)
+    offset, step = torch.zeros(weight.shape[1] * groups), torch.tensor([2.0 ** (2 - bits)])
+    space = len(kernel)
+    geometry = kernel, [stride] * space, [padding] * 2 * space, [1] * space, groups
+    return lambda x: ops.convolution(x, offset, step, bits, True, lanes, n, *geometry, scale, bias)
+
+
 def median_times(calls, seconds):
-    """Median seconds of each call, taking turns for ``seconds`` and at least 7 rounds, after two that do not count."""
+    """Median seconds of each call, taking turns for ``seconds`` and at least 7 rounds, after two that do not count.
+
+    The turns are in random order: what ran just before decides what is left in the caches.
+    """
+    order = random.Random(0)
     times = {name: [] for name in calls}
     rounds, end = 0, math.inf
     while rounds < 9 or time.perf_counter() < end:
-        for name, call in calls.items():
+        for name, call in order.sample(list(calls.items()), len(calls)):
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
@@ -66,38 +104,76 @@ def median_times(calls, seconds):
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def measure(m, k, n, seconds):
-    """One row of the table; raises if the kernel differs from the definition."""
-    x, weight, bias = torch.randn(m, k), torch.randn(n, k) / math.sqrt(k), torch.randn(n)
-    binary = binary_layer(weight, bias)
-    out = binary(x)
-    with ops.use_backend("naive"):
-        if not torch.equal(out, binary(x)):
-            raise click.ClickException(f"the kernel differs from its definition at {m} x {k} x {n}: no time is given")
-    layers = {OURS: binary, "fp32": lambda x: linear(x, weight, bias)}
-    layers |= {"bf16": bf16_layer(weight, bias), "int8": int8_layer(weight, bias)}
+def measure(what, x, ours, others, macs, seconds):
+    """Times of all layers on ``x``; raises if one of ``ours`` differs from the definition."""
+    for name, layer in ours.items():
+        out = layer(x)
+        with ops.use_backend("naive"):
+            if not torch.equal(out, layer(x)):
+                raise click.ClickException(f"the {name} kernel differs from its definition at {what}: no time is given")
+    layers = ours | others
     times = median_times({name: lambda layer=layer: layer(x) for name, layer in layers.items()}, seconds)
     return {
-        "M": m,
-        "K": k,
-        "N": n,
         "microseconds": {name: t * 1e6 for name, t in times.items()},
-        "times_faster_than": {name: times[name] / times[OURS] for name in BASELINES},
-        "gmac_per_s": m * k * n / times[OURS] / 1e9,
+        "times_faster_than": {name: times[name] / times[OURS] for name in others},
+        "gmac_per_s": macs / times[OURS] / 1e9,
     }
+
+
+def measure_linear(m, k, n, seconds):
+    """One row of the first table."""
+    x, weight, bias = torch.randn(m, k), torch.randn(n, k) / math.sqrt(k), torch.randn(n)
+    ours = {OURS: binary_layer(weight, bias)} | {name: integer_layer(weight, bias, int(name[0])) for name in WIDER}
+    others = {"fp32": lambda x: linear(x, weight, bias), "bf16": bf16_layer(weight, bias)}
+    others |= {"int8": int8_layer(weight, bias)}
+    return {"M": m, "K": k, "N": n} | measure(f"{m} x {k} x {n}", x, ours, others, m * k * n, seconds)
+
+
+def measure_convolution(what, shape, channels, kernel, stride, padding, groups, seconds):
+    """One row of the second table."""
+    columns = shape[1] // groups * math.prod(kernel)
+    x, bias = torch.randn(shape), torch.randn(channels)
+    weight = torch.randn(channels, shape[1] // groups, *kernel) / math.sqrt(columns)
+    geometry = stride, padding, groups
+    ours = {name: binary_convolution(weight, bias, int(name[0]), *geometry) for name in (OURS, *WIDER)}
+    convolve = conv1d if len(kernel) == 1 else conv2d
+    others = {"fp32": lambda x: convolve(x, weight, bias, stride, padding, 1, groups)}
+    macs = others["fp32"](x).numel() * columns
+    text = [" x ".join(map(str, size)) for size in (shape, kernel)]
+    facts = {"layer": what, "input": text[0], "out": channels, "kernel": text[1], "stride": stride, "groups": groups}
+    return facts | measure(what, x, ours, others, macs, seconds)
 
 
 def geometric_mean(values):
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
+def means(rows):
+    return {name: geometric_mean(r["times_faster_than"][name] for r in rows) for name in rows[0]["times_faster_than"]}
+
+
+def show(rows):
+    """One table, and the mean ratios below it."""
+    numbers = ("microseconds", "times_faster_than", "gmac_per_s")
+    facts = [name for name in rows[0] if name not in numbers]
+    table = [
+        [*(r[f] for f in facts), *r["microseconds"].values(), *r["times_faster_than"].values(), r["gmac_per_s"]]
+        for r in rows
+    ]
+    times = [f"{name} us" for name in rows[0]["microseconds"]]
+    headers = [*facts, *times, *(f"x {name}" for name in rows[0]["times_faster_than"]), "GMAC/s"]
+    click.echo(tabulate(table, headers=headers, floatfmt=".1f"))
+    ratios = ", ".join(f"{mean:.1f} times {name}" for name, mean in means(rows).items())
+    click.echo(f"\ngeometric mean of {OURS}: {ratios}\n")
+
+
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--isa", help="Instruction set of the 1-bit kernels.  [default: the best]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("--isa", help="Instruction set of the packed kernels.  [default: the best]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of every layer.  [default: torch's own]")
 @click.option("--seconds", default=0.3, show_default=True, help="Time spent on each shape.")
 def main(as_json, isa, threads, seconds):
-    """Time the 1-bit linear layer against torch in fp32, bf16 and int8."""
+    """Time packed linear layers and convolutions against torch."""
     torch.manual_seed(0)
     if threads:
         torch.set_num_threads(threads)
@@ -107,22 +183,19 @@ def main(as_json, isa, threads, seconds):
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--isa") from None
     with torch.inference_mode():
-        rows = [measure(m, k, n, seconds) for m in ROWS for k, n in WEIGHTS]
-    means = {name: geometric_mean(r["times_faster_than"][name] for r in rows) for name in BASELINES}
+        linears = [measure_linear(m, k, n, seconds) for m in ROWS for k, n in WEIGHTS]
+        convolutions = [measure_convolution(*row, seconds) for row in CONVOLUTIONS]
     facts = {"backend": ops.backends()[0].reason, "threads": torch.get_num_threads(), "torch": torch.__version__}
     if as_json:
-        click.echo(json.dumps(facts | {"rows": rows, "geometric_mean_times_faster_than": means}, indent=2))
+        tables = {"linear": linears, "convolution": convolutions}
+        ratios = {name: means(rows) for name, rows in tables.items()}
+        click.echo(json.dumps(facts | tables | {"geometric_mean_times_faster_than": ratios}, indent=2))
         return
     click.echo(
         f"{facts['backend']}; {facts['threads']} threads; torch {facts['torch']}; all shapes equal the definition\n"
     )
-    table = [
-        [r["M"], r["K"], r["N"], *r["microseconds"].values(), *r["times_faster_than"].values(), r["gmac_per_s"]]
-        for r in rows
-    ]
-    headers = ["M", "K", "N", f"{OURS} us", *(f"{b} us" for b in BASELINES), *(f"x {b}" for b in BASELINES), "GMAC/s"]
-    click.echo(tabulate(table, headers=headers, floatfmt=".1f"))
-    click.echo("\ngeometric mean: " + ", ".join(f"{means[b]:.1f} times {b}" for b in BASELINES))
+    show(linears)
+    show(convolutions)
 
 
 if __name__ == "__main__":

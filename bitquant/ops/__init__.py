@@ -70,7 +70,7 @@ _integer_linear = _operator(
     " Tensor scale, Tensor? bias) -> Tensor",
     lambda x, offset, step, bits, signed, *weight: (
         checks.binary_linear(x, offset, *weight),
-        checks.quantizer(bits, step),
+        checks.quantizer(bits, step, x.shape[-1]),
     ),
     lambda x, offset, step, bits, signed, lanes, out_features, scale, bias: x.new_empty((*x.shape[:-1], out_features)),
 )

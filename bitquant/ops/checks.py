@@ -36,10 +36,13 @@ def binary_linear(
         _vector(bias, out_features, "bias", scalar=False)
 
 
-def quantizer(bits: int, step: Tensor | None) -> None:
+def quantizer(bits: int, step: Tensor | None, columns: int) -> None:
+    """``columns`` levels, each with a weight of +-1, make a sum."""
     if bits not in (1, 2, 4, 8, 32):
         raise ValueError(f"bits must be 1, 2, 4, 8 or 32, got {bits}")
     if 1 < bits <= 8:
+        if columns << bits > MAX_EXACT:
+            raise ValueError(f"sums of {columns} levels of {bits} bits are not exact in float32")
         if step is None:
             raise ValueError(f"{bits}-bit levels need a step")
         _vector(step, 1, "step")
@@ -68,9 +71,9 @@ def convolution(
         raise ValueError(f"{channels} and {out_channels} channels cannot be split into {groups} groups")
     if min(output_size(x.shape[2:], kernel_size, stride, padding, dilation)) < 1:
         raise ValueError(f"an input of size {tuple(x.shape[2:])} is smaller than the kernel {list(kernel_size)}")
-    quantizer(bits, step)
-    _vector(offset, channels, "offset")
     columns = math.prod(kernel_size) * (channels // groups)
+    quantizer(bits, step, columns)
+    _vector(offset, channels, "offset")
     shape = ((out_channels + LANES - 1) // LANES, (columns + WORD_BITS - 1) // WORD_BITS, LANES)
     if lanes.shape != shape or lanes.dtype != torch.int32:
         raise ValueError(f"this convolution needs int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")

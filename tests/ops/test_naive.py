@@ -43,6 +43,52 @@ def test_linear_is_the_float64_product_rounded_twice(random, strict, m, k, n):
     assert torch.equal(ops.binary_linear(x, threshold, strict, lanes, n, scale, None), rounded)
 
 
+@pytest.mark.parametrize("signed", (True, False))
+@pytest.mark.parametrize("bits", (2, 4, 8))
+def test_integer_linear_level_by_level(random, bits, signed):
+    x, step, scale, bias = 2 * random.floats(3, 63), random.positive(1), random.positive(5), random.floats(5)
+    offset = random.floats(63)
+    x[0], x[1, :2] = (torch.arange(63) - 31) * 0.5 * step - offset, torch.tensor([float("inf"), -float("inf")])
+    weight, lanes = random.weight(5, 63)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    out = ops.integer_linear(x, offset, step, bits, signed, lanes, 5, scale, bias)
+    quotient = (x + offset) / step
+    for i, n in torch.cartesian_prod(torch.arange(3), torch.arange(5)).tolist():
+        levels = [round(min(max(q, low), high)) for q in quotient[i].tolist()]  # Python rounds a tie to even
+        acc = sum(level if w else -level for level, w in zip(levels, weight[n].tolist(), strict=True))
+        assert float(out[i, n]) == float(torch.tensor(acc) * scale[n] + bias[n])
+
+
+@pytest.mark.parametrize("signed", (True, False))
+@pytest.mark.parametrize("bits", (1, 4))
+def test_convolution_tap_by_tap(random, bits, signed):
+    x, offset, scale = random.floats(2, 4, 9, 8), random.floats(4) / 9, random.positive(6)
+    x[1, :, 3] = 0
+    weight, lanes = random.weight(6, 2 * 3 * 2)
+    step = torch.tensor([0.4]) if bits > 1 else None
+    out = ops.convolution(
+        x, offset, step, bits, signed, lanes, 6, [2, 3], [2, 1], [1, 0, 2, 1], [1, 2], 2, scale, None
+    )  # fmt: skip
+    low, high = (-8, 7) if signed else (0, 15)
+    assert out.shape == (2, 6, 5, 7)
+
+    def level(value, shift):
+        if bits == 1:
+            return (1 if value >= shift else -1) if signed else int(value > shift)
+        return round(min(max(float((value + shift) / step), low), high))
+
+    for b, n, i, j in [(0, 0, 0, 0), (0, 5, 2, 3), (0, 3, 4, 6), (1, 2, 2, 2), (1, 4, 1, 5)]:
+        acc = 0
+        for tap, (p, q) in enumerate([(p, q) for p in range(2) for q in range(3)]):
+            row, column = 2 * i - 1 + p, j - 2 + 2 * q
+            if 0 <= row < 9 and 0 <= column < 8 and x[b, :, row, column].any():
+                for c in range(2):
+                    channel = n // 3 * 2 + c
+                    value = level(x[b, channel, row, column], offset[channel])
+                    acc += value if weight[n, tap * 2 + c] else -value
+        assert float(out[b, n, i, j]) == float(torch.tensor(acc) * scale[n])
+
+
 def signs(x):
     return (x >= 0).double() * 2 - 1
 

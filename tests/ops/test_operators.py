@@ -106,6 +106,52 @@ def test_linear_refuses(random, position, value, message):
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
+        (1, torch.zeros(71), "threshold must be"),
+        (2, None, "4-bit levels need a step"),
+        (2, torch.ones(2), "step must be float32 \\[1\\]"),
+        (3, 3, "bits must be 1, 2, 4, 8 or 32, got 3"),
+        (6, 33, "need int32 lanes"),
+    ],
+)
+def test_integer_linear_refuses(random, position, value, message):
+    arguments = (random.floats(3, 70), torch.zeros(70), torch.ones(1), 4, *linear_arguments(random)[1:])
+    with pytest.raises(ValueError, match=message):
+        ops.integer_linear(*swap(arguments, position, value))
+
+
+def test_sums_that_float32_cannot_hold_are_refused():
+    x, lanes = torch.zeros(1, 1 << 17), torch.zeros(1, 1 << 12, 16, dtype=torch.int32)
+    with pytest.raises(ValueError, match="131072 levels of 8 bits are not exact"):
+        ops.integer_linear(x, torch.zeros(1), torch.ones(1), 8, True, lanes, 1, torch.ones(1), None)
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
+        (0, torch.zeros(6, 40), "x must be a float tensor \\(B, C, T\\)"),
+        (0, torch.zeros(2, 6, 2), "smaller than the kernel"),
+        (1, torch.zeros(5), "offset must be float32 \\[6\\] or \\[1\\]"),
+        (3, 2, "2-bit levels need a step"),
+        (5, torch.zeros(2, 1, 16, dtype=torch.int32), "needs int32 lanes \\(1, 1, 16\\)"),
+        (7, [5, 1], "x must be a float tensor"),
+        (8, [0], "at least 1"),
+        (9, [1], "1 strides and dilations and 2 paddings"),
+        (9, [1, -1], "padding at least 0"),
+        (11, 4, "cannot be split into 4 groups"),
+    ],
+)
+def test_convolution_refuses(random, position, value, message):
+    arguments = (
+        random.floats(2, 6, 40), random.floats(6), None, 1, True, random.weight(8, 15)[1], 8, [5], [2], [1, 1], [1], 2,
+        torch.ones(1), None,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        ops.convolution(*swap(arguments, position, value))
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
         (0, torch.zeros(2, 5, 9), "q must be a float tensor"),
         (0, torch.zeros(2, 3, 5, 8), "must agree"),
         (1, torch.zeros(1, 3, 7, 9), "must agree"),

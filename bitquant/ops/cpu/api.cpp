@@ -145,8 +145,8 @@ int64_t convolution_scratch(const bq_convolution &call, const Tiles &part) {
     const Grid grid = grid_of(call);
     const int64_t channels = call.channels / call.groups, taps = call.kernel[0] * call.kernel[1];
     const int64_t planes = call.bits > 2 ? call.bits : 2, words = ceil_div(channels, WORD_BITS);
-    const int64_t positions = end_position(grid, part) - first_position(grid, part) + LANES;
-    return taps + positions * (1 + call.bits * words) + LANES * (call.bits * words + 1) +
+    const int64_t positions = end_position(grid, part) - first_position(grid, part) + 2 * LANES;
+    return 2 * taps + (call.stride[1] + 2) * LANES + positions * (1 + call.bits * words) + LANES * (call.bits * words + 1) +
            PASS_TILES * planes * ceil_div(taps * channels, WORD_BITS) * LANES;
 }
 

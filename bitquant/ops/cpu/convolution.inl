@@ -40,8 +40,13 @@ class Convolution {
   public:
     Convolution(const bq_convolution &c, const Tiles &part, uint32_t *scratch)
         : call(c), input(c, part, scratch), taps(c.kernel[0] * c.kernel[1]), words(ceil_div(taps * input.channels, WORD_BITS)) {
-        offsets = reinterpret_cast<int32_t *>(scratch);
-        patches = scratch + taps;
+        const auto carve = [&](int64_t n) { return reinterpret_cast<int32_t *>((scratch += n) - n); };
+        offsets = carve(taps);
+        sorted = carve(taps);
+        sums = carve((c.stride[1] + 2) * LANES);
+        patches = scratch;
+        for (int64_t t = 0; t < taps; ++t)
+            offsets[t] = static_cast<int32_t>(t / c.kernel[1] * c.dilation[0] * input.grid.width + t % c.kernel[1] * c.dilation[1]);
         int32_t columns[LANES];
         for (int64_t i = 0; i < LANES; ++i) columns[i] = static_cast<int32_t>(i * input.grid.column_step);
         index = Lanes::load(columns);
@@ -68,42 +73,75 @@ class Convolution {
     const bq_convolution &call;
     PaddedInput input;
     const int64_t taps, words;  // words of a patch
-    int32_t *offsets;           // of taps from the first
+    int32_t *offsets, *sorted;  // of the taps from the first; those of weight +1, then those of weight -1
+    int32_t *sums;
     uint32_t *patches;
     Lanes index;
 
-    int64_t offset(int64_t tap) const {
-        return tap / call.kernel[1] * call.dilation[0] * input.grid.width + tap % call.kernel[1] * call.dilation[1];
-    }
     Lanes at(const uint32_t *values, int64_t position) const {
         return strided(values + position, input.grid.column_step, index);
     }
 
-    void write(int64_t tile, int64_t n, Lanes acc) const {
-        const int64_t row = tile / input.grid.row_tiles, column = tile % input.grid.row_tiles * LANES;
+    // Where a tile of output channel 0 goes, and how many columns it has.
+    struct Place {
+        float *out;
+        int64_t columns;
+    };
+    Place place(int64_t row, int64_t column) const {
+        const int64_t above = input.tiles.batch * call.out_channels * input.grid.out_height + row;
+        return {call.out + above * input.grid.out_width + column, input.grid.out_width - column};
+    }
+    void write(const Place &to, int64_t n, Lanes acc) const {
         Floats y = Floats::of(acc) * Floats::all(call.scale[call.scale_size == 1 ? 0 : n]);
         if (call.bias) y = y + Floats::all(call.bias[n]);
-        const int64_t plane = input.tiles.batch * call.out_channels + n, left = input.grid.out_width - column;
-        float *const out = call.out + (plane * input.grid.out_height + row) * input.grid.out_width + column;
-        if (left >= LANES)
+        float *const out = to.out + n * input.grid.out_height * input.grid.out_width;
+        if (to.columns >= LANES)
             y.store(out);
         else
-            y.store(out, left);
+            y.store(out, to.columns);
     }
 
-    // One channel: levels are added or subtracted tap by tap.
+    // One channel: levels are added or subtracted tap by tap, 32 columns at once.
     void add_taps(int64_t n) {
-        int32_t *plus = offsets, *minus = offsets + taps;  // they grow towards each other
+        int32_t *plus = sorted, *minus = sorted + taps;  // they grow towards each other
         for (int64_t t = 0; t < taps; ++t) {
             const uint32_t word = call.lanes[(n / LANES * words + t / WORD_BITS) * LANES + n % LANES];
-            (word >> t % WORD_BITS & 1 ? *plus++ : *--minus) = static_cast<int32_t>(offset(t));
+            (word >> t % WORD_BITS & 1 ? *plus++ : *--minus) = offsets[t];
         }
-        for (int64_t t = input.tiles.from; t < input.tiles.to; ++t) {
-            const uint32_t *const start = input.levels + start_of(input.grid, t) - input.first;
-            Lanes acc = Lanes::all(0);
-            for (const int32_t *tap = offsets; tap < plus; ++tap) acc = acc + at(start, *tap);
-            for (const int32_t *tap = minus; tap < offsets + taps; ++tap) acc = acc - at(start, *tap);
-            write(t, n, acc);
+        const int64_t positive = plus - sorted, row_tiles = input.grid.row_tiles, step = input.grid.column_step;
+        for (int64_t t = input.tiles.from; t < input.tiles.to;) {
+            const int64_t row = t / row_tiles, stop = (row + 1) * row_tiles < input.tiles.to ? (row + 1) * row_tiles : input.tiles.to;
+            const int16_t *start = input.shorts() + start_of(input.grid, t) - input.first;
+            for (int64_t column = t % row_tiles * LANES; t < stop; ++t, column += LANES, start += LANES * step) {
+                Lanes low, high;
+                if (step == 1) {
+                    sum_taps(start, positive, low, high);
+                    write(place(row, column), n, low);
+                    if (t + 1 == stop) continue;
+                    ++t, column += LANES, start += LANES;
+                    write(place(row, column), n, high);
+                } else {
+                    for (int64_t i = 0; i < LANES * step; i += 2 * LANES) {
+                        sum_taps(start + i, positive, low, high);
+                        low.store(sums + i);
+                        high.store(sums + i + LANES);
+                    }
+                    write(place(row, column), n, gather(sums, index));
+                }
+            }
+        }
+    }
+    void sum_taps(const int16_t *start, int64_t positive, Lanes &low, Lanes &high) const {
+        constexpr int64_t most = 128;  // of 255, the largest level, fit a short
+        low = high = Lanes::all(0);
+        for (int64_t from = 0; from < taps; from += most) {
+            const int64_t to = taps - from < most ? taps : from + most;
+            Shorts acc = Shorts::zero();
+            int64_t i = from;
+            for (; i < to && i < positive; ++i) acc = acc + Shorts::load(start + sorted[i]);
+            for (; i < to; ++i) acc = acc - Shorts::load(start + sorted[i]);
+            low = low + acc.low();
+            high = high + acc.high();
         }
     }
 
@@ -112,8 +150,7 @@ class Convolution {
         const uint32_t *const start = input.levels + plane * input.words * input.pitch + start_of(input.grid, tile) - input.first;
         Appender row{to};
         for (int64_t t = 0; t < taps; ++t) {
-            const int64_t tap = offset(t);
-            for (int64_t w = 0; w < input.words; ++w) row.put(at(start + w * input.pitch, tap), bits_in(w));
+            for (int64_t w = 0; w < input.words; ++w) row.put(at(start + w * input.pitch, offsets[t]), bits_in(w));
         }
         if (row.filled) row.flush();
     }
@@ -121,7 +158,7 @@ class Convolution {
         const uint32_t *const start = input.valid + start_of(input.grid, tile) - input.first;
         Appender row{to};
         for (int64_t t = 0; t < taps; ++t) {
-            const Lanes here = at(start, offset(t));
+            const Lanes here = at(start, offsets[t]);
             for (int64_t w = 0; w < input.words; ++w) {
                 const int bits = bits_in(w);
                 row.put(here & Lanes::all(static_cast<int32_t>(~0u >> (WORD_BITS - bits))), bits);
@@ -135,8 +172,10 @@ class Convolution {
     }
     bool all_valid(int64_t from, int64_t count) const {
         Lanes all = Lanes::all(-1);
-        for (int64_t tile = from; tile < from + count; ++tile)
-            for (int64_t t = 0; t < taps; ++t) all = all & at(input.valid, start_of(input.grid, tile) - input.first + offset(t));
+        for (int64_t tile = from; tile < from + count; ++tile) {
+            const uint32_t *const start = input.valid + start_of(input.grid, tile) - input.first;
+            for (int64_t t = 0; t < taps; ++t) all = all & at(start, offsets[t]);
+        }
         return greater(Lanes::all(0), all) == 0xffffu;
     }
 
@@ -147,7 +186,9 @@ class Convolution {
         const bool ternary = input.to.bits == 1 && is_signed && !all_valid(tile, tiles);
         const int planes = ternary ? 2 : input.to.bits;
         const int64_t plane_words = words * LANES;
+        Place places[PASS_TILES];
         for (int64_t j = 0; j < tiles; ++j) {
+            places[j] = place((tile + j) / input.grid.row_tiles, (tile + j) % input.grid.row_tiles * LANES);
             uint32_t *const patch = patches + j * planes * plane_words;
             for (int p = 0; p < input.to.bits; ++p) gather_plane(tile + j, p, patch + p * plane_words);
             if (ternary) {
@@ -166,7 +207,7 @@ class Convolution {
         };
         if (input.to.bits == 1 && is_signed && !ternary) {
             const Lanes k = Lanes::all(static_cast<int32_t>(taps * input.channels));
-            over_outputs(Xor{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) { write(tile + g, n + i, k - (c + c)); });
+            over_outputs(Xor{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) { write(places[g], n + i, k - (c + c)); });
             return;
         }
         Lanes total[PASS_TILES], sum[LANES];  // of the levels of a patch; of the weighted planes
@@ -174,9 +215,9 @@ class Convolution {
             total[g / planes] = add_plane(total[g / planes], c, static_cast<int>(g % planes), is_signed);
         });
         over_outputs(And{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) {
-            const int64_t j = g / planes, plane = g % planes;
+            const int64_t j = g / planes, plane = g & (planes - 1);
             sum[i] = add_plane(sum[i], c, static_cast<int>(plane), is_signed);
-            if (plane == planes - 1) write(tile + j, n + i, sum[i] + sum[i] - total[j]);
+            if (plane == planes - 1) write(places[j], n + i, sum[i] + sum[i] - total[j]);
         });
     }
 };

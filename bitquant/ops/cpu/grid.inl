@@ -11,7 +11,7 @@ struct PaddedInput {
           words(ceil_div(channels, WORD_BITS)),
           first(first_position(grid, part)),
           end(end_position(grid, part)),
-          pitch(end - first + LANES) {
+          pitch(end - first + 2 * LANES) {
         const auto carve = [&](int64_t n) { return (scratch += n) - n; };
         valid = carve(pitch);
         levels = carve(to.bits * words * pitch);
@@ -27,7 +27,7 @@ struct PaddedInput {
     const int64_t channels, words;  // of a group
     const int64_t first, end, pitch;
     uint32_t *valid;   // all bits set where the input vector of the position is not zero
-    uint32_t *levels;  // [plane][word][position], or int32 [position] for a single channel
+    uint32_t *levels;  // [plane][word][position], or int16 [position] for a single channel
     uint32_t *row;
     int32_t *row_sums;
 
@@ -44,6 +44,7 @@ struct PaddedInput {
                 work(origin + c, x + c * call.x_column, stop - c < LANES ? stop - c : LANES);
         }
     }
+    int16_t *shorts() const { return reinterpret_cast<int16_t *>(levels); }
     bool channels_dense() const { return call.x_channel == 1 && call.x_column != 1; }
 
     // One channel at up to 16 neighbouring positions.
@@ -93,7 +94,7 @@ struct PaddedInput {
             const Floats value = load(x, group, n);
             nan |= is_nan(value);
             const Lanes level = to.bits > 1 ? several.of(value, shift) : select(one_bit(value, shift), Lanes::all(1), minus);
-            select(counts(at, n), level, Lanes::all(0)).store(levels + at);
+            store_shorts(select(counts(at, n), level, Lanes::all(0)), shorts() + at);
         });
         return nan == 0;
     }

@@ -65,6 +65,26 @@ inline int32_t lowest(Lanes a) {
     return _mm_cvtsi128_si32(m);
 }
 
+struct Shorts {
+    __m256i lo, hi;
+    static Shorts load(const int16_t *p) {
+        const auto *q = reinterpret_cast<const __m256i *>(p);
+        return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+    }
+    static Shorts zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static Lanes widen(__m256i x) {
+        return {_mm256_cvtepi16_epi32(_mm256_castsi256_si128(x)), _mm256_cvtepi16_epi32(_mm256_extracti128_si256(x, 1))};
+    }
+    Lanes low() const { return widen(lo); }
+    Lanes high() const { return widen(hi); }
+};
+inline Shorts operator+(Shorts a, Shorts b) { return {_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)}; }
+inline Shorts operator-(Shorts a, Shorts b) { return {_mm256_sub_epi16(a.lo, b.lo), _mm256_sub_epi16(a.hi, b.hi)}; }
+inline void store_shorts(Lanes a, int16_t *p) {
+    const __m256i packed = _mm256_packs_epi32(a.lo, a.hi);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+
 // Ones of each byte by a look-up of both nibbles; a byte holds the sum of 31 words.
 struct Ones {
     static constexpr int64_t CAPACITY = 31;

@@ -28,6 +28,20 @@ inline Lanes gather(const int32_t *table, Lanes index) { return {_mm512_i32gathe
 inline Mask greater(Lanes a, Lanes b) { return _mm512_cmpgt_epi32_mask(a.v, b.v); }
 inline int32_t lowest(Lanes a) { return _mm512_reduce_min_epi32(a.v); }
 
+// 32 short integers: those of two neighbouring tiles.
+struct Shorts {
+    __m512i v;
+    static Shorts load(const int16_t *p) { return {_mm512_loadu_si512(p)}; }
+    static Shorts zero() { return {_mm512_setzero_si512()}; }
+    Lanes low() const { return {_mm512_cvtepi16_epi32(_mm512_castsi512_si256(v))}; }
+    Lanes high() const { return {_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(v, 1))}; }
+};
+inline Shorts operator+(Shorts a, Shorts b) { return {_mm512_add_epi16(a.v, b.v)}; }
+inline Shorts operator-(Shorts a, Shorts b) { return {_mm512_sub_epi16(a.v, b.v)}; }
+inline void store_shorts(Lanes a, int16_t *p) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(a.v));
+}
+
 struct Ones {
     static constexpr int64_t CAPACITY = INT32_MAX;  // no row is that long
     __m512i sum = _mm512_setzero_si512();

@@ -147,6 +147,39 @@ static inline int32_t lowest(Lanes a) {
     return low;
 }
 
+// 32 short integers.
+struct Shorts {
+    typedef int16_t Eight __attribute__((vector_size(16)));
+    typedef int16_t Four __attribute__((vector_size(8)));
+    Eight v[4];
+    static Shorts load(const int16_t *p) {
+        Shorts r;
+        std::memcpy(r.v, p, sizeof r.v);
+        return r;
+    }
+    static Shorts zero() { return {}; }
+    Lanes low() const { return widen(v); }
+    Lanes high() const { return widen(v + 2); }
+    static Lanes widen(const Eight *from) {
+        Four parts[4];
+        std::memcpy(parts, from, sizeof parts);
+        Lanes r;
+        for (int i = 0; i < 4; ++i) r.v[i] = __builtin_convertvector(parts[i], Ints);
+        return r;
+    }
+};
+static inline Shorts operator+(Shorts a, Shorts b) {
+    for (int i = 0; i < 4; ++i) a.v[i] += b.v[i];
+    return a;
+}
+static inline Shorts operator-(Shorts a, Shorts b) {
+    for (int i = 0; i < 4; ++i) a.v[i] -= b.v[i];
+    return a;
+}
+static inline void store_shorts(Lanes a, int16_t *p) {
+    for (int i = 0; i < 16; ++i) p[i] = static_cast<int16_t>(a.v[i / 4][i % 4]);
+}
+
 // Counts set bits lane by lane over up to CAPACITY words: four sums of a byte each, folded at the end.
 struct Ones {
     static constexpr int64_t CAPACITY = 31;
