@@ -8,7 +8,7 @@ from bitquant.coverage import record_of
 from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitFunctionalLinear, BitLinear
 from bitquant.nn.weights import QuantizedWeight
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
-from bitquant.packed.functional import drop_parameter_
+from bitquant.packed.functional import drop_parameters_
 from bitquant.packed.structure import replace_everywhere_
 
 PACKED = {BitLinear: PackedLinear, BitConv: PackedConv, BitEmbedding: PackedEmbedding}
@@ -33,10 +33,10 @@ def convert_(model: nn.Module) -> None:
             raise ValueError(f"{path}: {error}") from None
     if not packed:
         raise ValueError("this model has no layer left to pack; it was converted already")
-    for path, (module, replacement) in packed.items():
+    used = [_parameter(model, path, m) for path, (m, _) in packed.items() if isinstance(m, BitFunctionalLinear)]
+    for module, replacement in packed.values():
         replace_everywhere_(model, module, replacement)
-        if isinstance(replacement, PackedFunctionalLinear):
-            drop_parameter_(_owner(model, path), replacement.parameter)
+    drop_parameters_(model, used)
     model.eval().requires_grad_(False)
 
 
@@ -47,10 +47,10 @@ def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
     if not isinstance(module, (BitFunctionalLinear, QuantizedWeight)) or module.weight_quantizer.bits != 1:
         return None
     if isinstance(module, BitFunctionalLinear):
-        return PackedFunctionalLinear.from_call(module, _owner(model, path).get_parameter(module.parameter))
+        return PackedFunctionalLinear.from_call(module, _parameter(model, path, module))
     return next(packed for kind, packed in PACKED.items() if isinstance(module, kind)).from_trained(module)
 
 
-def _owner(model: nn.Module, path: str) -> nn.Module:
-    """The module that holds the child at ``path``."""
-    return model.get_submodule(path.rpartition(".")[0])
+def _parameter(model: nn.Module, path: str, module: BitFunctionalLinear) -> nn.Parameter:
+    """The parameter that the child at ``path`` multiplies by."""
+    return model.get_submodule(path.rpartition(".")[0]).get_parameter(module.parameter)

@@ -15,7 +15,7 @@ STEM = "input stem"
 HEAD = "task head"
 POSITIONS = "position or type embedding"
 TIED = "tied to a layer that stays float"
-PARAMETER = "product with a part of a parameter"
+PARAMETER = "product with a parameter in another form"
 UNSUPPORTED = "this use of the layer has no 1-bit form"
 UNSEEN = "not run by the example inputs"
 
@@ -54,7 +54,7 @@ class Plan:
             return POSITIONS if re.fullmatch(chosen.float_embeddings, site.path) else None
         if (outside := self._outside(_place(site))) is not None:
             return outside
-        return None
+        return PARAMETER if site.by_parameter and not site.by_matrix else None
 
     def _outside(self, place: str) -> str | None:
         """The reason why a place outside the encoder stays float; None inside it (and for a pooler, as in BiT)."""
@@ -68,13 +68,20 @@ class Plan:
 
     def _float_ties(self, model: nn.Module, discovery: Discovery) -> set[str]:
         """Users of a shared weight of which at least one stays float: all their users are binarized or none is."""
-        users: dict[int, set[str]] = {}
-        for name, module in model.named_modules():
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        holders: dict[str, set[str]] = {}
+        for path, module in model.named_modules():
             if isinstance(getattr(module, "weight", None), nn.Parameter):
-                users.setdefault(id(module.weight), set()).add(name)
+                holders.setdefault(names[id(module.weight)], set()).add(path)
         binarized = {s.path for s in discovery.sites if self.decide(s)[0] is not None}
-        ties = [names for names in users.values() if len(names) > 1 and not binarized.issuperset(names)]
-        return set().union(*ties)
+        ties: set[str] = set()
+        for name in names.values():
+            users = set(discovery.readers.get(name, ()))
+            if len(holders.get(name, ())) > 1:  # a layer that did not run may run later
+                users |= holders[name]
+            if not binarized.issuperset(users):
+                ties |= users
+        return ties
 
 
 def encoder_blocks(model: nn.Module, paths: list[str]) -> list[str]:

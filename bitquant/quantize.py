@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
-from bitquant.capture import CaptureError, Site, discover, mutate_class_, wrap_owners_
+from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, mutate_class_, wrap_owners_
 from bitquant.config import QuantConfig
 from bitquant.coverage import Record, Row
 from bitquant.inputs import padding_mask, run
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
-from bitquant.plan import PARAMETER, UNSUPPORTED, Plan
+from bitquant.plan import UNSUPPORTED, Plan
 from bitquant.quantizers import ActivationQuantizer
 
 
@@ -39,20 +39,32 @@ def quantize_(
     config = _resolve(config)
     if isinstance(getattr(model, "_bitquant", None), Record):
         raise ValueError("this model is quantized already; start from the float model")
-    if config.relu:
-        config.check_rules({name for name, _ in model.named_modules() if name})
-        replaced = replace_by_relu_(model, discover(model, example_inputs), config)
-    else:
-        replaced = []
     discovery = discover(model, example_inputs)
-    plan = Plan(model, discovery, config)
+    before, replaced = Snapshot(model), []
+    try:
+        if config.relu:
+            config.check_rules({name for name, _ in model.named_modules() if name})
+            replaced = replace_by_relu_(model, discovery, config)
+            discovery = discover(model, example_inputs)
+        rows, blocks = _swap_(model, discovery, config, example_inputs)
+        model._bitquant = Record(config, rows, discovery.total_macs, blocks, replaced)
+        calibrate_(model, [example_inputs])
+    except BaseException:
+        before.restore()
+        raise
+
+
+def _swap_(
+    model: nn.Module, discovery: Discovery, config: QuantConfig, example_inputs: Any
+) -> tuple[list[Row], list[str]]:
+    """Swap every product that the plan binarizes; the rows of the report, and the blocks of the plan."""
+    plan, before = Plan(model, discovery, config), Snapshot(model)
     decided: dict[str, tuple[QuantConfig | None, str | None]] = {}
 
     def make_child(site: Site) -> nn.Module | None:
         chosen, reason = plan.decide(site)
         child = _quantized_product(model, site, chosen) if chosen else None
-        without = PARAMETER if site.role == "parameter" else UNSUPPORTED
-        decided[site.path] = (chosen, reason if child is not None else reason or without)
+        decided[site.path] = (chosen, reason if child is not None else reason or UNSUPPORTED)
         return child
 
     for site in discovery.sites:
@@ -60,10 +72,19 @@ def quantize_(
             chosen, reason = plan.decide(site)
             layer = model.get_submodule(site.path)
             decided[site.path] = (chosen, _quantize_layer(layer, site, chosen) if chosen else reason)
-    wrap_owners_(model, discovery, make_child, example_inputs)
+    wrapped = wrap_owners_(model, discovery, make_child, example_inputs)
     rows = [_row(site, *decided.get(site.path, (None, site.reason))) for site in discovery.sites]
-    model._bitquant = Record(config, rows, discovery.total_macs, plan.blocks, replaced)
-    calibrate_(model, [example_inputs])
+    refused = {row.path: row.reason for row in rows if row.reason}
+    if all(users.isdisjoint(refused) or users <= refused.keys() | {""} for users in discovery.readers.values()):
+        return rows, plan.blocks
+    # a user of a shared parameter turned out to have no 1-bit form: plan again without it
+    before.restore()
+    for site in wrapped:
+        site.traced = site.reason = None
+    for site in discovery.sites:
+        if site.path in refused and decided.get(site.path, (None,))[0] is not None:
+            site.traced, site.reason = None, refused[site.path]
+    return _swap_(model, discovery, config, example_inputs)
 
 
 def _row(site: Site, config: QuantConfig | None, reason: str | None) -> Row:
@@ -99,25 +120,28 @@ def _quantized_product(model: nn.Module, site: Site, config: QuantConfig) -> nn.
     device = next((p.device for p in model.parameters()), None)
     if site.kind == "attention":
         return BitAttention(config, site.shapes[0][-1], score_bias=site.score_bias, device=device)
+    if site.by_parameter:
+        return _functional_linear(model, site, config, device) if site.by_matrix else None
     if site.kind == "matmul":
         sides = tuple(site.nonnegative[:2])
         return BitMatmul(config, nonnegative=sides, probability=site.role == "pv" and sides[0], device=device)
-    if site.kind == "linear_fn" and site.role == "parameter":
-        return _functional_linear(model, site, config, device)
     if site.kind == "einsum" and len(site.shapes) == 2:
         return BitEinsum(config, nonnegative=tuple(site.nonnegative[:2]), device=device)
     return None
 
 
-def _functional_linear(model: nn.Module, site: Site, config: QuantConfig, device) -> nn.Module | None:
-    """For a product with a whole parameter of the owner; a part of one stays float."""
-    path = site.parameters[1]
-    inside = path is not None and (not site.owner or path.startswith(site.owner + "."))
-    if not inside or model.get_parameter(path).shape != torch.Size(site.shapes[1]):
-        return None
-    name = path[len(site.owner) + 1 :] if site.owner else path
+def _functional_linear(model: nn.Module, site: Site, config: QuantConfig, device) -> nn.Module:
+    """For a product with a whole matrix parameter of the owner."""
+    parameter, owner = model.get_parameter(site.parameters[1]), model.get_submodule(site.owner)
+    matmul = site.kind == "matmul"
     return BitFunctionalLinear(
-        config, shape=site.shapes[1], parameter=name, nonnegative=site.nonnegative[0], device=device
+        config,
+        shape=site.shapes[1][::-1] if matmul else site.shapes[1],
+        parameter=next(name for name, p in owner.named_parameters() if p is parameter),
+        transposed=matmul != (site.form == "transposed"),
+        matmul=matmul,
+        nonnegative=site.nonnegative[0],
+        device=device,
     )
 
 

@@ -8,13 +8,19 @@ from .discover import discover
 from .errors import CaptureError
 from .freeze import freeze_
 from .mutate import mutate_class_, original_class
+from .parameters import PART
+from .purity import Snapshot
 from .sites import Discovery, Site
+from .stand_in import StandIn
 from .wrap import code, owners, restore_owner_, wrap_owners_
 
 __all__ = [
     "CaptureError",
+    "PART",
     "Discovery",
     "Site",
+    "Snapshot",
+    "StandIn",
     "code",
     "discover",
     "freeze_",

@@ -21,6 +21,7 @@ from .intercept import PREFIX, Interceptor
 from .macs import MacCounter
 from .masks import is_padding_mask
 from .mutate import is_mutated
+from .parameters import PART
 from .run import bind, run
 from .sites import Discovery, Site
 
@@ -126,11 +127,15 @@ class _Recorder(TorchFunctionMode):
                 shapes=tuple(tuple(x.shape) for x in operands),
                 nonnegative=tuple(f.nonnegative for f in known),
                 parameters=tuple(f.source if f.learned else None for f in known),
+                form=_form(known),
                 shares_input=self._first_reader(operands[0], path) if kind in _LINEAR_KINDS else None,
             )
         else:
-            known = [self.ledger.get(x).nonnegative for x in operands]
-            site.nonnegative = tuple(a and b for a, b in zip(site.nonnegative, known, strict=False))
+            known = [self.ledger.get(x) for x in operands]
+            site.nonnegative = tuple(a and b.nonnegative for a, b in zip(site.nonnegative, known, strict=False))
+            same = [f.source if f.learned else None for f in known[1:2]] == list(site.parameters[1:2])
+            if not same or _form(known) != site.form:
+                site.form = PART
         site.calls += 1
         return site
 
@@ -141,8 +146,16 @@ class _Recorder(TorchFunctionMode):
         self._readers[id(tensor)] = weakref.ref(tensor), path
         return None
 
+    def foreign(self, site) -> bool:
+        """Whether the parameter a site multiplies by is no parameter of its owner, or of a module below it."""
+        parameter = self.model.get_parameter(site.parameters[1])
+        return all(parameter is not p for p in self.model.get_submodule(site.owner).parameters())
+
     def result(self) -> Discovery:
         sites = dict(self.sites)
+        for site in sites.values():
+            if site.form is not None and self.foreign(site):
+                site.form = PART
         for path, (parts, biased) in self.attention.items():
             if biased:  # the model's own float softmax stays between the two products
                 del sites[path]
@@ -155,10 +168,10 @@ class _Recorder(TorchFunctionMode):
             if type(module).forward in _MODULE_FORWARDS and path not in sites:
                 names = [f"{path}.{name}" for name, _ in module.named_parameters()]
                 reader = next((readers[name] for name in names if name in readers), None)
-                if reader is None and not self.ledger.used.isdisjoint(names):
+                if reader is None and not self.ledger.readers.keys().isdisjoint(names):
                     reader = "its owner"
                 never[path] = f"its weight is used directly by {reader}" if reader else "it is not called"
-        return Discovery(list(sites.values()), self.macs.total, never)
+        return Discovery(list(sites.values()), self.macs.total, never, self.ledger.readers)
 
 
 class _Call(Interceptor):
@@ -169,16 +182,17 @@ class _Call(Interceptor):
         self.recorder, self.module, self.path, self.transparent = recorder, module, path, through
         self.own = _MODULE_FORWARDS.get(type(module).forward)
 
-    def measured(self, func, args, kwargs):
+    def measured(self, func, args, kwargs, reader=""):
         before = self.recorder.macs.total
         known = self.recorder.ledger.known(args, kwargs)
         out = func(*args, **kwargs)
-        self.recorder.ledger.follow(known, func, args, kwargs, out)
+        self.recorder.ledger.follow(known, func, args, kwargs, out, reader)
         return out, self.recorder.macs.total - before
 
     def plain(self, func, args, kwargs):
-        out, macs = self.measured(func, args, kwargs)
-        if self.own and func is self.own[1]:
+        own = self.own and func is self.own[1]
+        out, macs = self.measured(func, args, kwargs, self.path if own else "")
+        if own:
             self.module_site(args, kwargs, macs)
         elif macs:
             self.unknown_site(func, args, kwargs, macs)
@@ -187,8 +201,9 @@ class _Call(Interceptor):
         return out
 
     def product(self, name, kind, func, args, kwargs):
-        out, macs = self.measured(func, args, kwargs)
-        if self.own and func is self.own[1]:
+        own = self.own and func is self.own[1]
+        out, macs = self.measured(func, args, kwargs, self.path if own else self.join(name))
+        if own:
             self.module_site(args, kwargs, macs)
             return out
         operands = _operands(kind, args, kwargs)
@@ -257,10 +272,10 @@ class _Call(Interceptor):
     def give_role(self, site, operands):
         known = [self.recorder.ledger.get(x) for x in operands]
         fixed = [f.learned and not f.dynamic for f in known]
-        if any(f.weights for f in known):
-            site.role = "pv"
-        elif any(f.source and f.learned for f in known) or (site.kind.endswith("_fn") and any(fixed[1:])):
+        if any(f.source and f.learned for f in known) or (site.kind.endswith("_fn") and any(fixed[1:])):
             site.role = "parameter"
+        elif any(f.weights for f in known):
+            site.role = "pv"
         elif not any(f.dynamic for f in known):
             site.role = "constant"
         if not all(f.dynamic for f in known):
@@ -272,6 +287,11 @@ class _Call(Interceptor):
             site = self.recorder.sites.get(path)
             if site is not None and site.role in ("unknown", "constant"):
                 site.role = role or ("relative-position" if path in self.recorder.static else "qk")
+
+
+def _form(known) -> str | None:
+    """The form of the parameter that is the second operand."""
+    return known[1].form if len(known) > 1 and known[1].learned else None
 
 
 def _operands(kind, args, kwargs):

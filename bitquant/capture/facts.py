@@ -12,6 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .attention import version
 from .functions import function_name, words
+from .parameters import METADATA, WHOLE, form_of
 
 _NONNEGATIVE = words(
     "softmax gumbel_softmax relu relu6 sigmoid hardsigmoid softplus abs exp square rand bernoulli one_hot"
@@ -41,6 +42,7 @@ class Facts:
         dynamic (bool): it depends on the model's input.
         learned (bool): it depends on a parameter.
         source (str | None): the parameter or buffer it is (a reshaped part of).
+        form (str | None): whether it is its source itself, transposed, or a part of it.
         weights (bool): it is a softmax output, reshaped or dropped out.
         flow (frozenset): functional products whose result flows into it through shape, scale and sum operations.
     """
@@ -49,6 +51,7 @@ class Facts:
     dynamic: bool = False
     learned: bool = False
     source: str | None = None
+    form: str | None = None
     weights: bool = False
     flow: frozenset = frozenset()
 
@@ -61,11 +64,11 @@ class Ledger:
 
     def __init__(self, model: nn.Module):
         self._facts = WeakIdKeyDictionary()  # tensor -> (version, facts)
-        self.used: set[str] = set()  # parameters and buffers that some function read
+        self.readers: dict[str, set[str]] = {}  # parameter or buffer -> the products by it, "" for any other use
         for name, parameter in model.named_parameters():
-            self.put(parameter, Facts(learned=True, source=name))
+            self.put(parameter, Facts(learned=True, source=name, form=WHOLE))
         for name, buffer in model.named_buffers():
-            self.put(buffer, Facts(source=name))
+            self.put(buffer, Facts(source=name, form=WHOLE))
 
     def put(self, tensor, facts: Facts):
         self._facts[tensor] = (version(tensor), facts)
@@ -85,22 +88,27 @@ class Ledger:
         operands = [a for a in tree_iter((args, kwargs)) if isinstance(a, torch.Tensor)]
         return [(operand, self.get(operand)) for operand in operands]
 
-    def follow(self, operands, func, args, kwargs, out):
-        """Derive the facts of a function's results from those of its operands."""
+    def follow(self, operands, func, args, kwargs, out, reader=""):
+        """Derive the facts of a function's results from those of its operands; `reader`: its path as a product."""
         name, in_place = function_name(func)
         known = [facts for _, facts in operands]
-        self.used.update(facts.source for facts in known if facts.source)
+        source = known[0].source if name in _SHAPE and len(known) == 1 else None
+        if source is None and name not in METADATA:
+            for position, facts in enumerate(known):
+                if facts.source is not None:
+                    self.readers.setdefault(facts.source, set()).add(reader if position == 1 else "")
         facts = Facts(
             nonnegative=self._nonnegative(name, args, kwargs, known),
             dynamic=any(f.dynamic for f in known),
             learned=any(f.learned for f in known),
-            source=known[0].source if name in _SHAPE and len(known) == 1 else None,
+            source=source,
             weights=name == "softmax" or (name in _KEEP_WEIGHTS and bool(known) and known[0].weights),
             flow=frozenset().union(*(f.flow for f in known)) if name in _LINEAR else frozenset(),
         )
         for tensor in tree_iter(out):
             if isinstance(tensor, torch.Tensor):
-                self.put(tensor, facts)
+                form = source and form_of(name, known[0].form, operands[0][0], tensor)
+                self.put(tensor, replace(facts, form=form))
         if in_place and operands:  # `x[i] = y` returns nothing, `x.add_(y)` returns x itself
             self.put(operands[0][0], facts)
 

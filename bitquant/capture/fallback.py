@@ -14,6 +14,7 @@ from .decompose import decomposition
 from .functions import product_kind
 from .intercept import Interceptor
 from .mutate import is_mutated
+from .operands import Operands, packed_children
 from .verify import check_attention
 
 _CALL = nn.Module._call_impl.__code__
@@ -41,7 +42,7 @@ class Interception(TorchFunctionMode):
     def __init__(self, owner: nn.Module, child, check: bool = False):
         super().__init__()
         self.owner = owner
-        self.call = _InterceptedCall(child, check)
+        self.call = _InterceptedCall(owner, child, check)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -58,22 +59,28 @@ class Interception(TorchFunctionMode):
 
 
 class _InterceptedCall(Interceptor):
-    def __init__(self, child, check):
+    def __init__(self, owner, child, check):
         super().__init__()
+        bound = owner._capture.operands
         self.child, self.check = child, check
+        self.operands, self.packed = Operands(owner, bound), packed_children(owner, bound)
+        self.unwrapped: list[str] = []  # products without a child, or with another operand than their child's
         self.eps = 0.0  # of the coarsest dtype a product came in
 
     def concerns(self, func, args, kwargs) -> bool:
         """Whether a function may be a product or carry one on."""
         if product_kind(func, kwargs) is not None or decomposition(func, args, kwargs) is not None:
             return True
-        return self.chains.find(args, kwargs) is not None
+        return self.chains.find(args, kwargs) is not None or self.operands.concerns(args)
 
     def plain(self, func, args, kwargs):
         return func(*args, **kwargs)
 
     def product(self, name, kind, func, args, kwargs):
-        child = None if self.check else self.child(name)
+        child = self.packed.get(name) if self.check else self.child(name)
+        if child is None or not self.operands.serves(name, args, kwargs):
+            child = None
+            self.unwrapped.append(name)
         out = (child or func)(*args, **kwargs)
         if isinstance(out, torch.Tensor) and out.is_floating_point():
             self.eps = max(self.eps, torch.finfo(out.dtype).eps)
@@ -84,6 +91,8 @@ class _InterceptedCall(Interceptor):
         if child is None:
             return NotImplemented
         if not self.check:
+            if chain.product in self.unwrapped:
+                self.unwrapped.remove(chain.product)
             return fused(chain, value, child)
         fused(chain, value, functools.partial(self._check, chain))
         return NotImplemented
@@ -97,13 +106,15 @@ def comparable(owner: nn.Module, forward):
     """The forward a rewritten `owner` is compared with: the original, unless that decomposes into other roundings.
 
     One rounding flips a sign in a binarized child and changes everything after it. Owners with such children are
-    therefore compared after decomposition, which leaves every operation the same.
+    therefore compared after decomposition, which leaves every operation the same. Children whose weight exists only
+    as bits compute their products there too.
     """
-    if not any(is_mutated(module) for module in owner.modules() if module is not owner):
+    packed = packed_children(owner, owner._capture.operands)
+    if not packed and not any(is_mutated(module) for module in owner.modules() if module is not owner):
         return forward
 
     def decomposed(module, *args, **kwargs):
-        with Interception(module, lambda name: None):
+        with Interception(module, packed.get):
             return forward(module, *args, **kwargs)
 
     return decomposed

@@ -6,6 +6,7 @@ from collections import Counter
 
 from .attention import Chain, Chains
 from .functions import product_kind
+from .operands import Operands
 
 PREFIX = "bit_"
 
@@ -21,6 +22,7 @@ class Interceptor:
     def __init__(self, value=lambda handle: handle):
         self._counts = Counter()
         self.chains = Chains(value)
+        self.operands: Operands | None = None  # where there are children, the parameters they were made for
 
     def next_name(self, kind: str) -> str:
         name = f"{PREFIX}{kind}_{self._counts[kind]}"
@@ -51,6 +53,8 @@ class Interceptor:
             out = self.plain(func, args, kwargs)
             if carried is not None:
                 self.chains.follow(carried, func, args, kwargs, out)
+            if self.operands is not None:
+                self.operands.follow(func, args, out)
             return out
         if kind != "matmul":
             return self.product(self.next_name(kind), kind, func, args, kwargs)

@@ -29,6 +29,8 @@ class Capture:
     Args:
         children (dict[str, str]): name -> kind of every product that was given a child.
         left (list[str]): names of the products that were left in float on purpose.
+        operands (dict[str, dict]): name -> the parameter that the child was made for, {"form": "whole" or
+            "transposed", "paths": every path it has below the owner}.
         path (str): "fx", "fall-back", or "float" where neither computes what the original does.
         reason (str | None): why it is not "fx".
         graphs (dict): call key -> graphs, latest first.
@@ -37,6 +39,7 @@ class Capture:
 
     children: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
+    operands: dict[str, dict] = field(default_factory=dict)
     path: str = "fx"
     reason: str | None = None
     graphs: dict[tuple, list[Rewritten]] = field(default_factory=dict)
@@ -49,7 +52,13 @@ class Capture:
 
     def record(self) -> dict:
         """The part that goes into a checkpoint, as plain data; graphs are traced again."""
-        return {"children": self.children, "left": self.left, "path": self.path, "reason": self.reason}
+        return {
+            "children": self.children,
+            "left": self.left,
+            "operands": self.operands,
+            "path": self.path,
+            "reason": self.reason,
+        }
 
     def __getstate__(self):
         return self.record()
@@ -76,8 +85,11 @@ class OwnerMixin:
                 _fall_back(self, str(error), args, kwargs)
         if capture.path == "float":
             return original_forward(self)(self, *args, **kwargs)
-        with Interception(self, self._modules.get):
-            return original_forward(self)(self, *args, **kwargs)
+        mode = Interception(self, self._modules.get)
+        with mode:
+            out = original_forward(self)(self, *args, **kwargs)
+        _warn_unwrapped(self, mode.call.unwrapped)
+        return out
 
     def _apply(self, fn, recurse=True):
         self._capture.graphs.clear()  # dtypes and devices are constants of a graph
@@ -99,7 +111,7 @@ def make_owner_(module: nn.Module, capture: Capture) -> nn.Module:
 def unmake_owner_(module: nn.Module):
     """Take the owner's forward and its children away."""
     for name in module.__dict__.pop("_capture").children:
-        del module._modules[name]
+        module._modules.pop(name, None)
     restore_class_(module)
 
 
@@ -136,7 +148,7 @@ def _dispatch(owner, leaves, key, args, kwargs):
 
 def _warn_unwrapped(owner, names):
     capture = owner._capture
-    new = [name for name in names if name not in capture.children and name not in capture.left]
+    new = [name for name in names if name not in capture.left]
     if new:
         warnings.warn(
             f"{type(owner).__name__} takes a path the example inputs did not show: {', '.join(new)} stays in float",

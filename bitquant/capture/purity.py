@@ -91,3 +91,15 @@ class Attributes:
                 value.clear()
                 value.extend(copy) if isinstance(value, list) else value.update(copy)
             now[name] = value
+
+
+class Snapshot:
+    """The structure of a model: classes, children, attributes, and which parameters it holds (not their values)."""
+
+    def __init__(self, model):
+        self.saved = [(module, type(module), Attributes(module)) for module in model.modules()]
+
+    def restore(self):
+        for module, kind, attributes in self.saved:
+            module.__class__ = kind
+            attributes.restore()

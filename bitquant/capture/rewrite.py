@@ -13,6 +13,7 @@ from .errors import TraceFailed
 from .fallback import comparable
 from .guards import is_guard
 from .intercept import PREFIX
+from .operands import packed_children
 from .purity import Attributes, global_random_state, restored
 from .tracer import OwnerTracer
 from .verify import autocast_eps, check_attention, compare, copied, trial
@@ -85,11 +86,13 @@ def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
 
 
 class _Check(fx.Interpreter):
-    """Runs a graph with float children; each fused attention is checked, and gives what the chain it replaces gives."""
+    """Runs a graph with float children, but for those whose weight exists only as bits; each fused attention is
+    checked, and gives what the chain it replaces gives."""
 
     def __init__(self, owner, graph, fused, eps):
         super().__init__(owner, garbage_collect_values=False, graph=graph)
         self.chains, self.eps = dict(fused), eps
+        self.packed = packed_children(owner, owner._capture.operands)
 
     def run_node(self, n):
         chain = self.chains.get(n)
@@ -101,7 +104,7 @@ class _Check(fx.Interpreter):
         return chain.times(weights, operands[2])
 
     def call_module(self, target, args, kwargs):
-        if target.startswith(PREFIX) and "." not in target:
+        if target.startswith(PREFIX) and "." not in target and target not in self.packed:
             return reference.FLOAT[reference.kind_of(target)](*args, **kwargs)
         return super().call_module(target, args, kwargs)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .parameters import TRANSPOSED, WHOLE
+
 
 @dataclass
 class Site:
@@ -22,6 +24,8 @@ class Site:
         calls (int): calls in one run.
         nonnegative (tuple[bool, ...]): per operand, whether it is non-negative by construction (softmax, ReLU, ...).
         parameters (tuple[str | None, ...]): per operand, path of the parameter it is (or is a view of).
+        form (str | None): of the parameter that is the second operand: "whole", "transposed", or "part" for any other
+            view, and where the calls of a run disagree.
         shares_input (str | None): path of an earlier site that reads the very same first operand.
         score_bias (bool): attention only: the mask holds values other than 0 and <= -1e4.
         traced (str | None): "module", "fx" or "fall-back"; None while or because it is not rewritten.
@@ -38,6 +42,7 @@ class Site:
     calls: int = 0
     nonnegative: tuple = ()
     parameters: tuple = ()
+    form: str | None = None
     shares_input: str | None = None
     score_bias: bool = False
     traced: str | None = None
@@ -48,6 +53,17 @@ class Site:
         """Whether a child can stand for the product (it is neither a module's own nor out of reach)."""
         return bool(self.name)
 
+    @property
+    def by_parameter(self) -> bool:
+        """Whether a functional product has a parameter, or a part of one, among its operands."""
+        return self.functional and self.kind != "attention" and any(self.parameters)
+
+    @property
+    def by_matrix(self) -> bool:
+        """Whether it is the product of an input with a whole matrix parameter of its owner, transposed or not."""
+        product = self.kind in ("linear_fn", "matmul") and self.parameters[:1] == (None,) and len(self.shapes[1]) == 2
+        return product and self.form in (WHOLE, TRANSPOSED) and len(self.shapes[0]) > 1
+
 
 @dataclass
 class Discovery:
@@ -56,12 +72,15 @@ class Discovery:
     Args:
         sites (list[Site]): in call order.
         total_macs (int): all multiply-accumulates of the run at ATen level, whoever issued them.
+        readers (dict[str, set[str]]): parameter -> paths of the sites that multiply by it as their second operand, and
+            "" where anything else reads it; tied parameters are one, under their first name.
         never_called (dict[str, str]): linear, convolution and embedding modules that did not run, with the reason.
     """
 
     sites: list[Site] = field(default_factory=list)
     total_macs: int = 0
     never_called: dict[str, str] = field(default_factory=dict)
+    readers: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def seen_macs(self) -> int:

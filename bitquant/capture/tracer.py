@@ -19,8 +19,10 @@ from .decompose import decomposition
 from .errors import TraceFailed
 from .functions import words
 from .intercept import Interceptor
+from .operands import Operands, packed_children
 from .proxy import CONSTANTS, ValueProxy, value_of, values_of
 from .purity import context
+from .stand_in import StandIn
 
 _CREATION = words(
     "arange zeros ones empty full eye linspace logspace tensor as_tensor scalar_tensor rand randn randint randperm "
@@ -48,7 +50,7 @@ class OwnerTracer(fx.Tracer):
         self.owner, self.forward, self.device = owner, forward, device
         self.call = _TracedCall(self)
         self.fused: list[tuple] = []  # (node of an attention child, the chain it replaces)
-        self.unwrapped: list[str] = []  # products without a child
+        self.unwrapped: list[str] = []  # products without a child, or with another operand than their child's
         self.out_spec = None
         self._thread = threading.get_ident()
         self._context = context(device)
@@ -231,15 +233,23 @@ class _TracedCall(Interceptor):
     def __init__(self, tracer: OwnerTracer):
         super().__init__(value=value_of)
         self.tracer = tracer
+        bound = tracer.owner._capture.operands
+        self.operands = Operands(tracer.owner, bound, value_of)
+        self.packed = packed_children(tracer.owner, bound)
 
     def plain(self, func, args, kwargs):
         return self.tracer.record("call_method" if isinstance(func, str) else "call_function", func, args, kwargs)
 
     def product(self, name, kind, func, args, kwargs):
-        if name not in self.tracer.owner._modules:
+        if name not in self.tracer.owner._modules or not self.operands.serves(name, args, kwargs):
             self.tracer.unwrapped.append(name)
             return self.plain(func, args, kwargs)
-        return self.tracer.record("call_module", name, args, kwargs, compute=reference.FLOAT[kind])
+        if name not in self.packed:
+            return self.tracer.record("call_module", name, args, kwargs, compute=reference.FLOAT[kind])
+        # the child does not read the stand-in of its weight, so that the graph need not hold it
+        args = [None if isinstance(value_of(a), StandIn) else a for a in args]
+        kwargs = {k: None if isinstance(value_of(a), StandIn) else a for k, a in kwargs.items()}
+        return self.tracer.record("call_module", name, args, kwargs)
 
     def attention(self, name, chain, value):
         tracer = self.tracer

@@ -8,6 +8,7 @@ from torch import nn
 
 from .errors import CaptureError
 from .owner import Capture, OwnerMixin, make_owner_, unmake_owner_
+from .parameters import TRANSPOSED, WHOLE
 from .run import run
 from .sites import Discovery, Site
 
@@ -49,9 +50,10 @@ def wrap_owners_(model: nn.Module, discovery: Discovery, make_child, example_inp
         for site in given:
             owner.add_module(site.name, children[site.name].train(owner.training))
         left = [site.name for site in sites if children[site.name] is None]
-        make_owner_(owner, Capture({site.name: site.kind for site in given}, left))
+        operands = {site.name: _operand(model, site) for site in given if site.form in (WHOLE, TRANSPOSED)}
+        make_owner_(owner, Capture({site.name: site.kind for site in given}, left, operands))
         wrapped += given
-    run(model, example_inputs)
+    _first_run(model, example_inputs)
     for site in wrapped:
         capture = model.get_submodule(site.owner)._capture
         site.traced, site.reason = None if capture.path == "float" else capture.path, capture.reason
@@ -60,11 +62,45 @@ def wrap_owners_(model: nn.Module, discovery: Discovery, make_child, example_inp
     return [site for site in wrapped if site.traced]
 
 
+def _first_run(model, example_inputs):
+    """Trace every owner; one that does not run with its children (it may count or call them all) stays in float."""
+    while True:
+        try:
+            return run(model, example_inputs)
+        except CaptureError as error:
+            owner = _failed_owner(error.__cause__)
+            if owner is None or owner._capture.path == "float":
+                raise
+            cause = error.__cause__
+            owner._capture.path, owner._capture.reason = "float", f"with children: {type(cause).__name__}: {cause}"
+            for name in owner._capture.children:
+                del owner._modules[name]
+
+
+def _failed_owner(error):
+    """The innermost owner whose forward an exception came through."""
+    owner, trace = None, error.__traceback__ if error is not None else None
+    while trace is not None:
+        if trace.tb_frame.f_code is OwnerMixin.forward.__code__:
+            found = trace.tb_frame.f_locals["self"]
+            owner = owner if found._capture.path == "float" else found
+        trace = trace.tb_next
+    return owner
+
+
+def _operand(model, site) -> dict:
+    """The parameter that is the second operand of a site, by every path it has below the owner."""
+    parameter = model.get_parameter(site.parameters[1])
+    inside = model.get_submodule(site.owner).named_parameters(remove_duplicate=False)
+    return {"form": site.form, "paths": [path for path, found in inside if found is parameter]}
+
+
 def owners(model: nn.Module) -> dict[str, dict]:
     """The rewritten modules of a model by path, as plain data for a checkpoint.
 
     Returns:
-        dict: path -> {"children": {name: kind}, "left": [name], "path": "fx" | "fall-back", "reason": str | None}.
+        dict: path -> {"children": {name: kind}, "left": [name], "operands": {name: {"form": str, "paths": [str]}},
+            "path": "fx" | "fall-back", "reason": str | None}.
     """
     return {path: module._capture.record() for path, module in model.named_modules() if isinstance(module, OwnerMixin)}
 

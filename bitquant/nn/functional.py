@@ -1,4 +1,4 @@
-"""BitFunctionalLinear: ``F.linear`` with a parameter of another module, as ``nn.MultiheadAttention`` calls it."""
+"""BitFunctionalLinear: a product with a parameter of the caller: ``F.linear``, ``x @ w``, ``addmm``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from bitquant.quantizers import OptionalState, WeightQuantizer
 
 
 class BitFunctionalLinear(OptionalState):
-    """Stands in for one ``F.linear(input, weight, bias)`` call whose weight is a whole parameter of the caller.
+    """Stands in for one ``F.linear(input, weight, bias)`` or ``input @ weight`` of the module that calls, whose weight
+    is a whole matrix parameter, or its transpose.
 
     The parameter stays where it is, under its name; only the quantizers live here.
 
     Args:
         shape: (out_features, in_features) of the weight.
         parameter: path of the weight below the module that calls.
+        transposed: the parameter itself is (in_features, out_features).
+        matmul: the weight comes as (in_features, out_features).
         nonnegative: the input provably never is below 0.
     """
 
@@ -29,11 +32,13 @@ class BitFunctionalLinear(OptionalState):
         *,
         shape: tuple[int, int],
         parameter: str,
+        transposed: bool = False,
+        matmul: bool = False,
         nonnegative: bool = False,
         device: torch.device | None = None,
     ):
         super().__init__()
-        self.shape, self.parameter = tuple(shape), parameter
+        self.shape, self.parameter, self.transposed, self.matmul = tuple(shape), parameter, transposed, matmul
         self.input_quantizer = activation_quantizer(config, nonnegative=nonnegative, channels=shape[1], device=device)
         self.weight_quantizer = WeightQuantizer(
             torch.zeros(self.shape, device=device),
@@ -62,9 +67,16 @@ class BitFunctionalLinear(OptionalState):
     def spec(self) -> dict:
         """JSON-able arguments that build this layer's skeleton, beside the configuration."""
         levels = self.input_quantizer.levels
-        return {"shape": list(self.shape), "parameter": self.parameter, "nonnegative": levels == "unit"}
+        return {
+            "shape": list(self.shape),
+            "parameter": self.parameter,
+            "transposed": self.transposed,
+            "matmul": self.matmul,
+            "nonnegative": levels == "unit",
+        }
 
     def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        weight = weight.T if self.matmul else weight
         with exact(input):
             self.start(weight)
             levels, alpha = self.input_quantizer(input)

@@ -64,7 +64,9 @@ class PackedConv(PackedLayer):
 
     @property
     def weight(self) -> Tensor:
-        return stand_in((self.rows, self.in_channels // self.groups, *self.kernel_size), self.lanes.device, self.dtype)
+        return stand_in(
+            (self.rows, self.in_channels // self.groups, *self.kernel_size), self.lanes.device, self.dtype, self
+        )
 
     def spec(self) -> dict:
         shape = ("in_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")

@@ -37,7 +37,7 @@ class PackedEmbedding(FixedDtype):
     @property
     def weight(self) -> Tensor:
         """The stand-in of the float table, which is gone."""
-        return stand_in((self.rows, self.dim), self.scale.device, self.dtype)
+        return stand_in((self.rows, self.dim), self.scale.device, self.dtype, self)
 
     def spec(self) -> dict:
         """JSON-able arguments that build this table's skeleton."""

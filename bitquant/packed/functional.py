@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,8 @@ from bitquant.packed.weights import stand_in
 
 class PackedFunctionalLinear(PackedLinear):
     """Same arguments and, bit for bit, the same result as the ``BitFunctionalLinear`` it came from; ``weight`` is
-    the stand-in of the packed parameter and is not read. ``parameter``: its path below the module that calls."""
+    the stand-in of the packed parameter, or None, and is not read. ``parameter``: its path below the module that
+    calls."""
 
     def __init__(self, *, parameter: str, device: torch.device | None = None, **shape_and_options):
         super().__init__(device=device, **shape_and_options)
@@ -20,7 +23,8 @@ class PackedFunctionalLinear(PackedLinear):
 
     @classmethod
     def from_call(cls, layer: BitFunctionalLinear, weight: Tensor) -> PackedFunctionalLinear:
-        """Pack a trained call on its weight. ValueError when a scale is not positive and finite."""
+        """Pack a trained call on its parameter. ValueError when a scale is not positive and finite."""
+        weight = weight.T if layer.transposed else weight
         layer.start(weight)
         out_features, in_features = layer.shape
         packed = cls(
@@ -36,14 +40,18 @@ class PackedFunctionalLinear(PackedLinear):
     def spec(self) -> dict:
         return {"parameter": self.parameter, **super().spec()}
 
-    def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         return self.product(input, None if bias is None else bias.float())
 
 
-def drop_parameter_(owner: nn.Module, parameter: str) -> None:
-    """Replace a packed parameter, in place, by a stand-in without storage: callers still pass it on by name."""
-    path, _, name = parameter.rpartition(".")
-    module = owner.get_submodule(path)
-    weight = module._parameters.pop(name)
-    device = torch.device("cpu") if weight.is_meta else weight.device  # a skeleton has no device yet
-    module.__dict__[name] = stand_in(weight.shape, device, weight.dtype)
+def drop_parameters_(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """Replace packed parameters, in place and under all their names, by stand-ins: callers still pass them on."""
+    packed = {id(parameter): parameter for parameter in parameters}
+    left: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if id(parameter) in packed:
+                device = torch.device("cpu") if parameter.is_meta else parameter.device  # a skeleton has none yet
+                del module._parameters[name]
+                made = left.setdefault(id(parameter), stand_in(parameter.shape, device, parameter.dtype))
+                module.__dict__[name] = made

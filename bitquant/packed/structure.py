@@ -15,7 +15,7 @@ from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunct
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.conv import PackedConv
 from bitquant.packed.embedding import PackedEmbedding
-from bitquant.packed.functional import PackedFunctionalLinear, drop_parameter_
+from bitquant.packed.functional import PackedFunctionalLinear, drop_parameters_
 from bitquant.packed.linear import PackedLinear
 
 # by how a module is put back: in place, as a child of its owner, or in the place of a float layer
@@ -66,8 +66,14 @@ def restore_(model: nn.Module, structure: dict[str, Any]) -> None:
     """
     record = Record.from_dict(structure["record"])
     set_relu_(model, record.relu)
+    packed = [  # looked up before the layers they may be shared with are replaced
+        _submodule(model, path.rpartition(".")[0]).get_parameter(spec["parameter"])
+        for path, spec in structure["modules"].items()
+        if spec["type"] == PackedFunctionalLinear.__name__
+    ]
     for path, spec in structure["modules"].items():
         _restore_module(model, path, dict(spec), record.config)
+    drop_parameters_(model, packed)
     for path, owner in structure["owners"].items():
         restore_owner_(_submodule(model, path), owner)
     model._bitquant = record
@@ -82,10 +88,7 @@ def _restore_module(model: nn.Module, path: str, spec: dict[str, Any], config: Q
     if kind in TRAINED_CHILDREN or kind in PACKED_CHILDREN:
         owner = _submodule(model, parent)
         arguments = (config,) if kind in TRAINED_CHILDREN else ()
-        child = KINDS[kind](*arguments, **spec, device=_device(owner))
-        owner.add_module(name, child)
-        if isinstance(child, PackedFunctionalLinear):
-            drop_parameter_(owner, child.parameter)
+        owner.add_module(name, KINDS[kind](*arguments, **spec, device=_device(owner)))
     elif kind in MUTATED:
         module = _submodule(model, path)
         mutate_class_(module, KINDS[kind])

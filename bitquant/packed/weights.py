@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitquant import packing
+from bitquant.capture import StandIn
 from bitquant.quantizers import FixedDtype
 
 
@@ -15,10 +16,12 @@ def positive(scale: Tensor) -> None:
         raise ValueError("a scale is not positive and finite: training diverged, so this layer cannot be packed")
 
 
-def stand_in(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A packed weight's shape, device and dtype, for code that asks a weight for them. One element of storage; every
-    value is NaN."""
-    return torch.full((), torch.nan, device=device, dtype=dtype).expand(shape)
+def stand_in(
+    shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, layer: nn.Module | None = None
+) -> Tensor:
+    """A packed weight's shape, device and dtype, for code that asks a weight for them; it has no values. ``layer``: the
+    one that holds the bits, where it makes a new stand-in each time."""
+    return StandIn(shape, dtype, device, key=layer)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -47,7 +50,7 @@ class PackedWeight(FixedDtype):
     @property
     def weight(self) -> Tensor:
         """The stand-in of the float weight, which is gone."""
-        return stand_in((self.rows, self.columns), self.lanes.device, self.dtype)
+        return stand_in((self.rows, self.columns), self.lanes.device, self.dtype, self)
 
     def pack(self, bits: Tensor) -> None:
         """bits bool (rows, columns)."""
