@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,9 +68,12 @@ class QuantConfig:
         signed_init: initial scale of a signed input, in units of its mean magnitude over the root of its highest level.
         embeddings: binarize token embedding tables.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
-        modules_to_not_convert: modules left in float: exact name, a prefix or suffix of it at a dot, or ``"re:..."``.
+        modules_to_not_convert: modules left in float: exact name, a suffix of it at a dot, or ``"re:..."``.
         rules: per-module overrides, ``{exact name or "re:...": {field: value} or None}``; ``None`` leaves the module
-            in float, an exact name goes before a pattern, earlier patterns before later ones.
+            in float, an exact name goes before a pattern, the innermost exact name before the others, earlier
+            patterns before later ones.
+
+    A rule holds for the module it names (a pattern: for those whose whole name it matches) and all modules below.
 
     Raises:
         ValueError: unknown preset, field or value, with what would be right.
@@ -93,16 +97,16 @@ class QuantConfig:
     version: int = FORMAT_VERSION
 
     def __post_init__(self):
+        skipped = self.modules_to_not_convert
+        object.__setattr__(self, "modules_to_not_convert", (skipped,) if isinstance(skipped, str) else skipped)
+        self._check_types()
         object.__setattr__(self, "modules_to_not_convert", tuple(self.modules_to_not_convert))
         for key, allowed in _CHOICES.items():
-            if getattr(self, key) not in allowed:
+            if getattr(self, key) not in allowed or isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}; got {getattr(self, key)!r}")
-        for key in ("weight_scale_learnable", "relu", "embeddings"):
-            if not isinstance(getattr(self, key), bool):
-                raise ValueError(f"{key} must be true or false; got {getattr(self, key)!r}")
         if not 0.0 < self.attention_keep <= 1.0:
             raise ValueError(f"attention_keep must be in (0, 1]; got {self.attention_keep}")
-        if not self.signed_init > 0:
+        if not 0.0 < self.signed_init < math.inf:
             raise ValueError(f"signed_init must be positive; got {self.signed_init}")
         if self.version != FORMAT_VERSION:
             raise ValueError(f"this bitquant reads configuration version {FORMAT_VERSION}, not {self.version!r}")
@@ -119,6 +123,22 @@ class QuantConfig:
                 if nested := {"rules", "modules_to_not_convert"} & set(overrides):
                     raise ValueError(f"rule {pattern!r} cannot set {', '.join(sorted(nested))}")
                 self._with(overrides)
+
+    def _check_types(self):
+        for key in ("weight_scale_learnable", "relu", "embeddings"):
+            if not isinstance(getattr(self, key), bool):
+                raise ValueError(f"{key} must be true or false; got {getattr(self, key)!r}")
+        for key in ("attention_keep", "signed_init"):
+            if not isinstance(getattr(self, key), (int, float)) or isinstance(getattr(self, key), bool):
+                raise ValueError(f"{key} must be a number; got {getattr(self, key)!r}")
+        for key in ("name", "float_embeddings"):
+            if not isinstance(getattr(self, key), str):
+                raise ValueError(f"{key} must be a string; got {getattr(self, key)!r}")
+        skipped = self.modules_to_not_convert
+        if not isinstance(skipped, (list, tuple, set)) or not all(isinstance(name, str) for name in skipped):
+            raise ValueError(f"modules_to_not_convert must be a list of module names; got {skipped!r}")
+        if not isinstance(self.rules, dict) or not all(isinstance(name, str) for name in self.rules):
+            raise ValueError(f"rules must be a dictionary of module names; got {self.rules!r}")
 
     def _with(self, overrides: dict[str, Any]) -> QuantConfig:
         known = {f.name for f in dataclasses.fields(self)}
@@ -146,21 +166,29 @@ class QuantConfig:
 
     def for_module(self, path: str) -> QuantConfig | None:
         """The configuration that holds for one module path; None when it stays float."""
-        if any(_names(pattern, path) for pattern in self.modules_to_not_convert):
+        lineage = _lineage(path)
+        if any(_names(pattern, name) for pattern in self.modules_to_not_convert for name in lineage):
             return None
-        matching = [p for p in self.rules if p == path] or [p for p in self.rules if _matches(p, path)]
+        exact = [name for name in lineage if name in self.rules]
+        matching = exact or [p for p in self.rules if any(_matches(p, name) for name in lineage)]
         if not matching:
             return self
         overrides = self.rules[matching[0]]
         return None if overrides is None else self._with(overrides)
 
     def check_rules(self, paths) -> None:
-        """Raise ValueError for the first rule that matches none of ``paths``, listing near names."""
-        paths = list(paths)
+        """Raise ValueError for the first rule that holds for none of ``paths``, listing near names."""
+        known = {name for path in paths for name in _lineage(path)}
         for pattern, match in [(p, _names) for p in self.modules_to_not_convert] + [(p, _matches) for p in self.rules]:
-            if not any(match(pattern, path) for path in paths):
-                near = _close(pattern, paths)
-                raise ValueError(f"rule {pattern!r} matches no layer of this model; near names: {near}")
+            if not any(match(pattern, name) for name in known):
+                near = _close(pattern, known)
+                raise ValueError(f"rule {pattern!r} matches no layer that could be binarized; near names: {near}")
+
+
+def _lineage(path: str) -> list[str]:
+    """A module path and those of the modules around it, innermost first."""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def _matches(pattern: str, path: str) -> bool:
@@ -170,5 +198,5 @@ def _matches(pattern: str, path: str) -> bool:
 
 
 def _names(pattern: str, path: str) -> bool:
-    """Skip-list semantics: also a prefix or a suffix of the path that ends at a dot."""
-    return _matches(pattern, path) or path.startswith(pattern + ".") or path.endswith("." + pattern)
+    """Skip-list semantics: also a suffix of the path that begins at a dot."""
+    return _matches(pattern, path) or path.endswith("." + pattern)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from bitquant.coverage import record_of
+from bitquant.coverage import is_packed, record_of
 from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitFunctionalLinear, BitLinear
 from bitquant.nn.weights import QuantizedWeight
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
 from bitquant.packed.functional import drop_parameters_
 from bitquant.packed.structure import replace_everywhere_
+from bitquant.widths import widths_of
 
 PACKED = {BitLinear: PackedLinear, BitConv: PackedConv, BitEmbedding: PackedEmbedding}
 
@@ -32,7 +33,9 @@ def convert_(model: nn.Module) -> None:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if not packed:
-        raise ValueError("this model has no layer left to pack; it was converted already")
+        if is_packed(model):
+            raise ValueError("this model has no layer left to pack; it was converted already")
+        raise ValueError(f"there is nothing to pack in this {widths_of(model)} student: no layer has 1-bit weights")
     used = [_parameter(model, path, m) for path, (m, _) in packed.items() if isinstance(m, BitFunctionalLinear)]
     for module, replacement in packed.values():
         replace_everywhere_(model, module, replacement)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -15,7 +15,8 @@ class Row:
     """One contraction: where it is, how much it computes, at which widths, and why it stays float if it does.
 
     ``macs`` are multiply-accumulates of one run on the example inputs; ``traced`` is how it was reached: ``module``
-    (the layer itself), ``fx`` (a traced owner) or ``fall-back`` (interception without a graph).
+    (the layer itself), ``fx`` (a traced owner) or ``fall-back`` (interception without a graph); ``reason`` is one of
+    ``bitquant.plan.REASONS`` and ``note`` what is special about this one, such as why its owner has no graph.
     """
 
     path: str
@@ -23,10 +24,11 @@ class Row:
     role: str
     shapes: list[list[int]]
     macs: int
-    traced: str
+    traced: str | None
     reason: str | None
     weight_bits: int | None = None
     activation_bits: int = 32
+    note: str | None = None
 
     @property
     def binarized(self) -> bool:
@@ -35,10 +37,11 @@ class Row:
         return self.reason is None and max(widths) == 1
 
     @classmethod
-    def of(cls, site, config: QuantConfig | None, reason: str | None) -> Row:
+    def of(cls, site, config: QuantConfig | None, reason: str | None, note: str | None = None) -> Row:
         """The row of a capture ``Site``: quantized by ``config``, or left in float for a ``reason``."""
-        row = cls(site.path, site.kind, site.role, [list(s) for s in site.shapes], site.macs, site.traced, reason)
-        row.set_bits(None if reason else config)
+        shapes = [list(shape) for shape in site.shapes]
+        row = cls(site.path, site.kind, site.role, shapes, site.macs, site.traced, reason, note=note)
+        row.set_bits(config)
         return row
 
     def set_bits(self, config: QuantConfig | None) -> None:
@@ -73,6 +76,22 @@ def record_of(model: nn.Module) -> Record:
     record = getattr(model, "_bitquant", None)
     if not isinstance(record, Record):
         raise ValueError("this model is not quantized: call bitquant.quantize_(model, config, example_inputs) first")
+    return record
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether ``convert_`` packed layers of a model."""
+    from bitquant.packed.structure import PACKED_CHILDREN, REPLACED
+
+    kinds = (*PACKED_CHILDREN.values(), *REPLACED.values())
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
+def require_student(model: nn.Module) -> Record:
+    """The record of a model that can still be trained. ValueError when it is float or packed."""
+    record = record_of(model)
+    if is_packed(model):
+        raise ValueError("this model is packed: its weights are bits and cannot change; use the student it came from")
     return record
 
 
@@ -122,10 +141,11 @@ class Report:
                 f"{row.weight_bits or '-'}/{row.activation_bits}",
                 row.traced,
                 row.reason or ("binarized" if row.binarized else "quantized"),
+                row.note,
             ]
             for row in self.rows
         ]
-        table = tabulate(lines, headers=["layer", "kind", "role", "MACs", "W/A bits", "reached by", "result"])
+        table = tabulate(lines, headers=["layer", "kind", "role", "MACs", "W/A bits", "reached by", "result", "note"])
         return (
             f"{table}\n{self.total_macs:,} MACs: {self.share_seen:.1%} seen, {self.share_binarized:.1%} binarized, "
             f"{len(self.left_in_float)} of {len(self.rows)} contractions left in float"
@@ -144,10 +164,28 @@ def report(model: nn.Module, example_inputs: Any = None) -> Report:
     """
     if isinstance(getattr(model, "_bitquant", None), Record):
         record = record_of(model)
-        return Report(record.rows, record.total_macs)
+        return Report(_as_they_run(model, record.rows), record.total_macs)
     from bitquant.capture import discover
     from bitquant.plan import Plan
 
     discovery = discover(model, example_inputs)
     plan = Plan(model, discovery, QuantConfig.preset("bit-plus"))
-    return Report([Row.of(site, *plan.decide(site)) for site in discovery.sites], discovery.total_macs)
+    return Report(plan.rows(), discovery.total_macs)
+
+
+def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
+    """The rows with what became of their owners since: a call of another kind may have made one fall back."""
+    from bitquant.capture import owners
+    from bitquant.plan import DIFFERS
+
+    live, now = owners(model), []
+    for row in rows:
+        owner, _, name = row.path.rpartition(".")
+        if owner in live and name in live[owner]["children"]:
+            in_float = live[owner]["path"] == "float"
+            row = replace(row, traced=None if in_float else live[owner]["path"], note=live[owner]["reason"])
+            if in_float:
+                row.reason = DIFFERS
+                row.set_bits(None)
+        now.append(row)
+    return now

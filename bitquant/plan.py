@@ -1,82 +1,112 @@
-"""Which contractions of a model are binarized, and why the others stay float (contract 6)."""
+"""Which contractions of a model are binarized, and why the others stay float (DESIGN contract 6)."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
+from typing import NamedTuple
 
 from torch import nn
 
+from bitquant.blocks import encoder_blocks, within
 from bitquant.capture import Discovery, Site
+from bitquant.capture.discover import module_kind
 from bitquant.config import QuantConfig
+from bitquant.coverage import Row
+from bitquant.forms import has_form
 
-# The closed list of reasons why a contraction stays float.
+# The closed list of reasons why a contraction stays float; what is special about one is its row's note.
 KEPT = "kept by the configuration"
 STEM = "input stem"
 HEAD = "task head"
+JOINT = "between two layers, in neither"
 POSITIONS = "position or type embedding"
 TIED = "tied to a layer that stays float"
 PARAMETER = "product with a parameter in another form"
 UNSUPPORTED = "this use of the layer has no 1-bit form"
+UNREACHED = "out of reach of the rewriting"
+DIFFERS = "its module would compute something else if rewritten"
 UNSEEN = "not run by the example inputs"
+READ = "its weight is read directly by other code"
+REASONS = (KEPT, STEM, HEAD, JOINT, POSITIONS, TIED, PARAMETER, UNSUPPORTED, UNREACHED, DIFFERS, UNSEEN, READ)
 
-_CONTAINERS = (nn.ModuleList, nn.Sequential)
+
+class Decision(NamedTuple):
+    """The configuration a contraction is binarized with, or None, one of ``REASONS``, and details if any."""
+
+    config: QuantConfig | None
+    reason: str | None = None
+    note: str | None = None
 
 
 class Plan:
     """Decides for every contraction of a model whether it is binarized.
 
     Raises:
-        ValueError: a rule of the configuration matches no module of the model.
+        ValueError: a rule of the configuration matches no contraction of the model.
     """
 
     def __init__(self, model: nn.Module, discovery: Discovery, config: QuantConfig):
-        config.check_rules({name for name, _ in model.named_modules() if name} | {s.path for s in discovery.sites})
-        self.config = config
-        weighted = [s.path for s in discovery.sites if s.role == "weight" and s.kind != "embedding"]
-        self.blocks = encoder_blocks(model, weighted)
-        self.order = list(dict.fromkeys(_place(s) for s in discovery.sites if s.kind != "embedding"))
-        self.float_ties: set[str] = set()
-        self.float_ties = self._float_ties(model, discovery)
+        sites = discovery.sites
+        config.check_rules([*(site.path for site in sites), *discovery.never_called])
+        self.model, self.discovery, self.config = model, discovery, config
+        self.blocks = encoder_blocks(model, [site.path for site in sites if site.kind != "embedding"])
+        self._outside = _outside(sites, self.blocks)
+        self._decisions = {site.path: self._decide(site) for site in sites}
+        for path in self._float_ties() & set(self._decisions):
+            if self._decisions[path].config is not None:
+                self._decisions[path] = Decision(None, TIED)
 
-    def decide(self, site: Site) -> tuple[QuantConfig | None, str | None]:
-        """(configuration, None) when the site is binarized, (None, reason) when it stays float."""
+    def decide(self, site: Site) -> Decision:
+        """What becomes of a contraction; after the rewriting, with what that found out."""
+        decision = self._decisions[site.path]
+        if decision.config is not None and site.reason is not None:
+            return Decision(None, DIFFERS, site.reason) if site.traced is None else decision._replace(note=site.reason)
+        return decision
+
+    def rows(self) -> list[Row]:
+        """A row for every contraction, and for every layer that did not run and that no contraction accounts for."""
+        rows = [Row.of(site, *self.decide(site)) for site in self.discovery.sites]
+        accounted = {name for site in self.discovery.sites if site.traced != "module" for name in site.parameters}
+        names = _names(self.model)
+        for path in self.discovery.never_called:
+            module = self.model.get_submodule(path)
+            own = [names[parameter] for parameter in module.parameters()]
+            if accounted.isdisjoint(own):
+                read = any("" in self.discovery.readers.get(name, ()) for name in own)
+                reason = KEPT if self.config.for_module(path) is None else READ if read else UNSEEN
+                rows.append(Row.of(Site(path, path, "", module_kind(module), "weight"), None, reason))
+        return rows
+
+    def _decide(self, site: Site) -> Decision:
         chosen = self.config.for_module(site.path)
-        out_of_reach = site.reason if site.traced is None else None
-        reason = KEPT if chosen is None else out_of_reach or self._reason(site, chosen)
-        if reason is None and site.path in self.float_ties:
-            reason = TIED
-        return (chosen, None) if reason is None else (None, reason)
-
-    def _reason(self, site: Site, chosen: QuantConfig) -> str | None:
+        if chosen is None:
+            return Decision(None, KEPT)
         if site.kind == "embedding":
             if not chosen.embeddings:
-                return KEPT
-            return POSITIONS if re.fullmatch(chosen.float_embeddings, site.path) else None
-        if (outside := self._outside(_place(site))) is not None:
-            return outside
-        return PARAMETER if site.by_parameter and not site.by_matrix else None
+                return Decision(None, KEPT)
+            fixed = site.dynamic[:1] == (False,)  # the same rows whatever the model is given: positions
+            if fixed or re.fullmatch(chosen.float_embeddings, site.path):
+                return Decision(None, POSITIONS)
+        if site.traced is None and site.reason is not None:
+            return Decision(None, DIFFERS if site.functional else UNREACHED, site.reason)
+        if site.path in self._outside:
+            return Decision(None, self._outside[site.path])
+        if not has_form(self.model, site):
+            return Decision(None, PARAMETER if site.by_parameter else UNSUPPORTED)
+        return Decision(chosen)
 
-    def _outside(self, place: str) -> str | None:
-        """The reason why a place outside the encoder stays float; None inside it (and for a pooler, as in BiT)."""
-        if not self.blocks:  # no repeated layers: the first and the last contraction are stem and head
-            return {self.order[0]: STEM, self.order[-1]: HEAD}.get(place) if len(self.order) > 2 else None
-        inside = [any(_within(p, block) for block in self.blocks) for p in self.order]
-        index = self.order.index(place)
-        if inside[index] or "pooler" in place.split("."):
-            return None
-        return STEM if True not in inside[:index] else HEAD
-
-    def _float_ties(self, model: nn.Module, discovery: Discovery) -> set[str]:
+    def _float_ties(self) -> set[str]:
         """Users of a shared weight of which at least one stays float: all their users are binarized or none is."""
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        names = _names(self.model)
         holders: dict[str, set[str]] = {}
-        for path, module in model.named_modules():
+        for path, module in self.model.named_modules():
             if isinstance(getattr(module, "weight", None), nn.Parameter):
-                holders.setdefault(names[id(module.weight)], set()).add(path)
-        binarized = {s.path for s in discovery.sites if self.decide(s)[0] is not None}
+                holders.setdefault(names[module.weight], set()).add(path)
+        binarized = {path for path, decision in self._decisions.items() if decision.config is not None}
         ties: set[str] = set()
         for name in names.values():
-            users = set(discovery.readers.get(name, ()))
+            users = set(self.discovery.readers.get(name, ()))
             if len(holders.get(name, ())) > 1:  # a layer that did not run may run later
                 users |= holders[name]
             if not binarized.issuperset(users):
@@ -84,21 +114,27 @@ class Plan:
         return ties
 
 
-def encoder_blocks(model: nn.Module, paths: list[str]) -> list[str]:
-    """Paths of the encoder's layers: the outermost list elements that hold at least two of the weighted contractions
-    at ``paths``."""
-    found: list[str] = []
-    for name, module in model.named_modules():
-        if isinstance(module, _CONTAINERS) and not any(_within(name, block) for block in found):
-            for index, _ in module.named_children():
-                block = f"{name}.{index}" if name else index
-                if sum(_within(path, block) for path in paths) >= 2:
-                    found.append(block)
-    return found
+def _names(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The name by which the discovery knows a parameter, tied or not."""
+    return {parameter: name for name, parameter in model.named_parameters()}
 
 
-def _within(path: str, block: str) -> bool:
-    return path == block or path.startswith(block + ".")
+def _outside(sites: list[Site], blocks: list[str]) -> dict[str, str]:
+    """Path -> reason of the contractions that are not the encoder's. A projection between two stacks of layers is, and
+    so is a pooler, as in BiT; a module beside a stack that joins two of its layers, as to change the rate, is not."""
+    sites = [site for site in sites if site.kind != "embedding"]
+    stacks = [next((b.rpartition(".")[0] for b in blocks if within(site.path, b)), None) for site in sites]
+    inside = [index for index, stack in enumerate(stacks) if stack is not None]
+    if not inside:  # no repeated layers: the modules of the first and the last contraction are stem and head
+        order = list(dict.fromkeys(_place(site) for site in sites))
+        ends = {order[0]: STEM, order[-1]: HEAD} if len(order) > 2 else {}
+        return {site.path: ends[_place(site)] for site in sites if _place(site) in ends}
+    found = {site.path: STEM for site in sites[: inside[0]]}
+    found |= {site.path: HEAD for site in sites[inside[-1] + 1 :]}
+    for before, after in pairwise(inside):
+        if (stack := stacks[before]) and stack == stacks[after]:
+            found |= {site.path: JOINT for site in sites[before + 1 : after] if not within(site.path, stack)}
+    return {path: reason for path, reason in found.items() if "pooler" not in path.split(".")}
 
 
 def _place(site: Site) -> str:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
-from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, mutate_class_, wrap_owners_
+from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
 from bitquant.config import QuantConfig
-from bitquant.coverage import Record, Row
+from bitquant.coverage import Record
+from bitquant.forms import quantize_layer_, quantized_product
 from bitquant.inputs import padding_mask, run
-from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
-from bitquant.plan import UNSUPPORTED, Plan
+from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
 
 
@@ -43,54 +43,36 @@ def quantize_(
     before, replaced = Snapshot(model), []
     try:
         if config.relu:
-            config.check_rules({name for name, _ in model.named_modules() if name})
             replaced = replace_by_relu_(model, discovery, config)
             discovery = discover(model, example_inputs)
-        rows, blocks = _swap_(model, discovery, config, example_inputs)
-        model._bitquant = Record(config, rows, discovery.total_macs, blocks, replaced)
+        plan = _swap_(model, discovery, config, example_inputs)
+        model._bitquant = Record(config, plan.rows(), discovery.total_macs, plan.blocks, replaced)
         calibrate_(model, [example_inputs])
     except BaseException:
         before.restore()
         raise
 
 
-def _swap_(
-    model: nn.Module, discovery: Discovery, config: QuantConfig, example_inputs: Any
-) -> tuple[list[Row], list[str]]:
-    """Swap every product that the plan binarizes; the rows of the report, and the blocks of the plan."""
+def _swap_(model: nn.Module, discovery: Discovery, config: QuantConfig, example_inputs: Any) -> Plan:
+    """Swap every product that the plan binarizes; returns the plan that could be carried out."""
     plan, before = Plan(model, discovery, config), Snapshot(model)
-    decided: dict[str, tuple[QuantConfig | None, str | None]] = {}
 
     def make_child(site: Site) -> nn.Module | None:
-        chosen, reason = plan.decide(site)
-        child = _quantized_product(model, site, chosen) if chosen else None
-        decided[site.path] = (chosen, reason if child is not None else reason or UNSUPPORTED)
-        return child
+        chosen = plan.decide(site).config
+        return quantized_product(model, site, chosen) if chosen else None
 
     for site in discovery.sites:
-        if site.traced == "module":
-            chosen, reason = plan.decide(site)
-            layer = model.get_submodule(site.path)
-            decided[site.path] = (chosen, _quantize_layer(layer, site, chosen) if chosen else reason)
+        if site.traced == "module" and (chosen := plan.decide(site).config):
+            quantize_layer_(model.get_submodule(site.path), site, chosen)
     wrapped = wrap_owners_(model, discovery, make_child, example_inputs)
-    rows = [_row(site, *decided.get(site.path, (None, site.reason))) for site in discovery.sites]
-    refused = {row.path: row.reason for row in rows if row.reason}
-    if all(users.isdisjoint(refused) or users <= refused.keys() | {""} for users in discovery.readers.values()):
-        return rows, plan.blocks
-    # a user of a shared parameter turned out to have no 1-bit form: plan again without it
+    refused = {site.path for site in discovery.sites if plan.decide(site).config is None}
+    if all(users.isdisjoint(refused) or users <= refused | {""} for users in discovery.readers.values()):
+        return plan
+    # a user of a shared parameter could not be rewritten: plan again without it
     before.restore()
     for site in wrapped:
         site.traced = site.reason = None
-    for site in discovery.sites:
-        if site.path in refused and decided.get(site.path, (None,))[0] is not None:
-            site.traced, site.reason = None, refused[site.path]
     return _swap_(model, discovery, config, example_inputs)
-
-
-def _row(site: Site, config: QuantConfig | None, reason: str | None) -> Row:
-    if site.traced is None:  # never rewritten, or taken back because the rewritten module differed
-        reason = reason or site.reason or UNSUPPORTED
-    return Row.of(site, config, reason)
 
 
 def _resolve(config) -> QuantConfig:
@@ -99,50 +81,6 @@ def _resolve(config) -> QuantConfig:
     if isinstance(config, QuantConfig):
         return config
     return QuantConfig.preset(config) if isinstance(config, str) else QuantConfig.from_dict(dict(config))
-
-
-def _quantize_layer(module: nn.Module, site: Site, config: QuantConfig) -> str | None:
-    """Mutate one layer; returns why not when this use of it has no 1-bit form."""
-    mixins = {"linear": (nn.Linear, BitLinear), "conv1d": (nn.Conv1d, BitConv), "conv2d": (nn.Conv2d, BitConv)}
-    if site.kind in mixins and isinstance(module, mixins[site.kind][0]):
-        mutate_class_(module, mixins[site.kind][1])
-        module.add_quantizers(config, nonnegative=site.nonnegative[0])
-        return None
-    if site.kind == "embedding" and isinstance(module, nn.Embedding) and module.max_norm is None:
-        mutate_class_(module, BitEmbedding)
-        module.add_quantizers(config)
-        return None
-    return UNSUPPORTED
-
-
-def _quantized_product(model: nn.Module, site: Site, config: QuantConfig) -> nn.Module | None:
-    """The trainable child for one product of two activations; None when there is no quantized form."""
-    device = next((p.device for p in model.parameters()), None)
-    if site.kind == "attention":
-        return BitAttention(config, site.shapes[0][-1], score_bias=site.score_bias, device=device)
-    if site.by_parameter:
-        return _functional_linear(model, site, config, device) if site.by_matrix else None
-    if site.kind == "matmul":
-        sides = tuple(site.nonnegative[:2])
-        return BitMatmul(config, nonnegative=sides, probability=site.role == "pv" and sides[0], device=device)
-    if site.kind == "einsum" and len(site.shapes) == 2:
-        return BitEinsum(config, nonnegative=tuple(site.nonnegative[:2]), device=device)
-    return None
-
-
-def _functional_linear(model: nn.Module, site: Site, config: QuantConfig, device) -> nn.Module:
-    """For a product with a whole matrix parameter of the owner."""
-    parameter, owner = model.get_parameter(site.parameters[1]), model.get_submodule(site.owner)
-    matmul = site.kind == "matmul"
-    return BitFunctionalLinear(
-        config,
-        shape=site.shapes[1][::-1] if matmul else site.shapes[1],
-        parameter=next(name for name, p in owner.named_parameters() if p is parameter),
-        transposed=matmul != (site.form == "transposed"),
-        matmul=matmul,
-        nonnegative=site.nonnegative[0],
-        device=device,
-    )
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import re
 
 from torch import nn
 
-from bitquant.coverage import record_of
+from bitquant.coverage import record_of, require_student
 
 CHAINS = {"bit": "w1a2,w1a1"}  # BiT: from the float model by W1A2 to W1A1 (bit.md 5.1)
 
@@ -58,7 +58,7 @@ def set_widths_(model: nn.Module, widths: Widths) -> None:
 
     Modules whose width a rule of the configuration fixes keep it. ValueError when the model is not a student.
     """
-    record = record_of(model)
+    record = require_student(model)
     record.config = dataclasses.replace(record.config, **dataclasses.asdict(widths))
     rows = {row.path: row for row in record.rows}
     for path, module in model.named_modules():

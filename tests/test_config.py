@@ -37,7 +37,14 @@ def test_presets_differ_as_documented():
         ({}, ["encoder.layer.0"], PATHS[1], None),
         ({}, ["output.dense"], PATHS[1], None),
         ({}, ["put.dense"], PATHS[1], "window"),  # only at a dot
-        ({}, ["re:pool"], PATHS[2], "window"),  # a pattern matches whole paths
+        ({}, ["re:pool"], PATHS[2], "window"),  # a pattern matches whole names
+        ({}, ["re:pool.*r"], PATHS[2], None),  # of the module or of one around it
+        ({}, ["attention"], PATHS[0], None),
+        ({"encoder.layer.0": None}, [], PATHS[0], None),
+        ({"encoder": None, "encoder.layer.0": {"ste": "smooth"}}, [], PATHS[1], "smooth"),  # the innermost name
+        ({"encoder.layer": None, "re:.*query": {"ste": "smooth"}}, [], PATHS[0], None),
+        ({"encoder.layer.1": None}, [], PATHS[1], "window"),
+        ({}, "pooler", PATHS[2], None),  # one name
     ],
 )
 def test_rules(rules, skip, path, ste):
@@ -60,6 +67,13 @@ def test_rule_without_match_names_near_ones():
         (lambda: QuantConfig(relu=1), "relu must be true or false"),
         (lambda: QuantConfig(attention_keep=0.0), r"attention_keep must be in \(0, 1\]"),
         (lambda: QuantConfig(signed_init=-1), "signed_init must be positive"),
+        (lambda: QuantConfig(signed_init=float("nan")), "signed_init must be positive"),
+        (lambda: QuantConfig(attention_keep="x"), "attention_keep must be a number; got 'x'"),
+        (lambda: QuantConfig(rules=[1]), r"rules must be a dictionary of module names; got \[1\]"),
+        (lambda: QuantConfig(modules_to_not_convert=[1]), "modules_to_not_convert must be a list of module names"),
+        (lambda: QuantConfig(modules_to_not_convert=None), "modules_to_not_convert must be a list of module names"),
+        (lambda: QuantConfig(weight_bits=True), "weight_bits must be one of 1, 32; got True"),
+        (lambda: QuantConfig(float_embeddings=3), "float_embeddings must be a string"),
         (lambda: QuantConfig(version=99), "configuration version 1, not 99"),
         (lambda: QuantConfig(rules={"re:(": None}), "not a valid regular expression"),
         (lambda: QuantConfig(rules={"a": 3}), "must map to null or to a dictionary"),

@@ -36,6 +36,13 @@ _MODULE_FORWARDS = {
 _LINEAR_KINDS = ("linear", "linear_fn")
 
 
+def module_kind(module: nn.Module) -> str | None:
+    """The kind of site a linear, convolution or embedding module is; None for others and for a forward of its own."""
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    return _MODULE_FORWARDS.get(type(module).forward, (None,))[0]
+
+
 def discover(model: nn.Module, example_inputs) -> Discovery:
     """Find every linear, convolution, embedding, attention and matrix product of a model.
 
@@ -126,6 +133,7 @@ class _Recorder(TorchFunctionMode):
                 role,
                 shapes=tuple(tuple(x.shape) for x in operands),
                 nonnegative=tuple(f.nonnegative for f in known),
+                dynamic=tuple(f.dynamic for f in known),
                 parameters=tuple(f.source if f.learned else None for f in known),
                 form=_form(known),
                 shares_input=self._first_reader(operands[0], path) if kind in _LINEAR_KINDS else None,
@@ -133,6 +141,7 @@ class _Recorder(TorchFunctionMode):
         else:
             known = [self.ledger.get(x) for x in operands]
             site.nonnegative = tuple(a and b.nonnegative for a, b in zip(site.nonnegative, known, strict=False))
+            site.dynamic = tuple(a or b.dynamic for a, b in zip(site.dynamic, known, strict=False))
             same = [f.source if f.learned else None for f in known[1:2]] == list(site.parameters[1:2])
             if not same or _form(known) != site.form:
                 site.form = PART
@@ -165,7 +174,7 @@ class _Recorder(TorchFunctionMode):
         never = {}
         readers = {name: site.path for site in sites.values() for name in site.parameters if name}
         for path, module in self.model.named_modules():
-            if type(module).forward in _MODULE_FORWARDS and path not in sites:
+            if module_kind(module) is not None and path not in sites:
                 names = [f"{path}.{name}" for name, _ in module.named_parameters()]
                 reader = next((readers[name] for name in names if name in readers), None)
                 if reader is None and not self.ledger.readers.keys().isdisjoint(names):
@@ -194,6 +203,8 @@ class _Call(Interceptor):
         out, macs = self.measured(func, args, kwargs, self.path if own else "")
         if own:
             self.module_site(args, kwargs, macs)
+        elif func is F.embedding:
+            self.embedding_site(args, kwargs)
         elif macs:
             self.unknown_site(func, args, kwargs, macs)
         if args and function_name(func)[0] == "softmax":
@@ -243,6 +254,8 @@ class _Call(Interceptor):
         site = self.recorder.site(self.join(name), self.path, name, kind, role, operands)
         if isinstance(self.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             site.name, site.reason = "", "its owner runs every child it has, so no child can be added"
+        elif "forward" in vars(self.module):
+            site.name, site.reason = "", "its owner's forward is replaced on the instance"
         return site
 
     def module_site(self, args, kwargs, macs):
@@ -253,6 +266,18 @@ class _Call(Interceptor):
         site.macs += macs
         if "forward" in vars(self.module):
             site.traced, site.reason = None, "its forward is replaced on the instance"
+
+    def embedding_site(self, args, kwargs):
+        """A table that is looked up by other code than nn.Embedding's own."""
+        operands = _operands("embedding", args, kwargs)
+        if isinstance(self.module, nn.Embedding) and operands[1] is self.module.weight:
+            site = self.recorder.site(self.path, self.path, "", "embedding", "weight", operands)
+            site.reason = f"{type(self.module).__name__} has a forward of its own"
+        else:
+            path = self.join(f"embedding_{self._counts['embedding']}")
+            self._counts["embedding"] += 1
+            site = self.recorder.site(path, self.path, "", "embedding", "parameter", operands)
+            site.reason = "the table is looked up by a function"
 
     def unknown_site(self, func, args, kwargs, macs):
         kind = function_name(func)[0] or "unknown"

@@ -30,6 +30,11 @@ _MONOTONE = _SHAPE | words(  # of non-negative operands, a non-negative result
     "pixel_shuffle pixel_unshuffle"
 )
 _WITH_NUMBERS = words("mul div add masked_fill where pad clamp clamp_max")  # a negative one spoils the sign
+_FILLED = words(  # operands give the shape only
+    "zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty"
+)
+_AS = words("expand_as view_as reshape_as to")  # all operands but the first give shape or dtype only
+_FROM_PYTHON = words("tensor as_tensor from_numpy")  # whose numbers may come from anywhere
 _KEEP_WEIGHTS = _SHAPE | words("dropout masked_fill")
 
 
@@ -99,7 +104,7 @@ class Ledger:
                     self.readers.setdefault(facts.source, set()).add(reader if position == 1 else "")
         facts = Facts(
             nonnegative=self._nonnegative(name, args, kwargs, known),
-            dynamic=any(f.dynamic for f in known),
+            dynamic=self._dynamic(name, args, known),
             learned=any(f.learned for f in known),
             source=source,
             weights=name == "softmax" or (name in _KEEP_WEIGHTS and bool(known) and known[0].weights),
@@ -111,6 +116,13 @@ class Ledger:
                 self.put(tensor, replace(facts, form=form))
         if in_place and operands:  # `x[i] = y` returns nothing, `x.add_(y)` returns x itself
             self.put(operands[0][0], facts)
+
+    @staticmethod
+    def _dynamic(name, args, known) -> bool:
+        if name in _FROM_PYTHON and not known:
+            return not (args and isinstance(args[0], numbers.Number))
+        values = () if name in _FILLED else known[:1] if name in _AS else known
+        return any(f.dynamic for f in values)
 
     @staticmethod
     def _nonnegative(name, args, kwargs, known) -> bool:

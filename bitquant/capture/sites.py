@@ -23,6 +23,7 @@ class Site:
         macs (int): multiply-accumulates of all calls in one run, counted at ATen level.
         calls (int): calls in one run.
         nonnegative (tuple[bool, ...]): per operand, whether it is non-negative by construction (softmax, ReLU, ...).
+        dynamic (tuple[bool, ...]): per operand, whether it depends on the model's input.
         parameters (tuple[str | None, ...]): per operand, path of the parameter it is (or is a view of).
         form (str | None): of the parameter that is the second operand: "whole", "transposed", or "part" for any other
             view, and where the calls of a run disagree.
@@ -41,6 +42,7 @@ class Site:
     macs: int = 0
     calls: int = 0
     nonnegative: tuple = ()
+    dynamic: tuple = ()
     parameters: tuple = ()
     form: str | None = None
     shares_input: str | None = None

@@ -39,10 +39,6 @@ def wrap_owners_(model: nn.Module, discovery: Discovery, make_child, example_inp
         owner = model.get_submodule(path)
         if isinstance(owner, OwnerMixin):
             raise CaptureError(f"{path or type(owner).__name__} is rewritten already")
-        if "forward" in vars(owner):
-            for site in sites:
-                site.reason = "its owner's forward is replaced on the instance"
-            continue
         children = {site.name: make_child(site) for site in sites}
         given = [site for site in sites if children[site.name] is not None]
         if not given:

@@ -63,5 +63,9 @@ def left_in_float(coverage):
     left = [row for row in coverage["rows"] if row["reason"]]
     if not left:
         return "Nothing stayed in float."
-    rows = [(row["path"], row["kind"], _percent(row["macs"] / total), row["reason"]) for row in left]
+    rows = [(row["path"], row["kind"], _percent(row["macs"] / total), _why(row)) for row in left]
     return tabulate(rows, headers=("stayed in float", "kind", "MACs", "why"), colalign=_ROW, **STYLE)
+
+
+def _why(row):
+    return f"{row['reason']} ({row['note']})" if row["note"] else row["reason"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitquant.coverage import record_of
+from bitquant.coverage import record_of, require_student
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
 from bitquant.distillation.losses import hidden_loss, output_loss
@@ -83,6 +83,7 @@ def distill(
         raise ValueError(f"steps must be at least 1, got {steps}")
     if stage_teacher not in ("float", "previous"):
         raise ValueError(f"stage_teacher must be float or previous, got {stage_teacher!r}")
+    require_student(student)
     stages = parse_chain(chain) if chain else [widths_of(student)]
     settings = {
         "stages": ",".join(map(str, stages)),
