@@ -266,3 +266,30 @@ def test_quantize_changes_all_or_nothing(preset):
     assert [list(a[2]) for a in after] == [list(b[2]) for b in before]
     bitquant.quantize_(model, preset, X)
     assert bitquant.report(model).share_binarized > 0.9
+
+
+class Outer(nn.Module):
+    """A module with products of its own around one that has them too."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.a, self.b = inner, nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        h = self.inner(self.b(self.a(x)))
+        return (h @ h.mT).softmax(-1) @ h
+
+
+def test_scales_start_from_a_loaded_checkpoint_in_a_nested_owner():
+    """Tracing the outer module runs the inner one first, and undoes it."""
+    torch.manual_seed(0)
+    model, other = (Stack(*(Outer(Layer(lambda layer, x: x @ layer.w)) for _ in range(2))).eval() for _ in range(2))
+    other.load_state_dict({name: 7 * value for name, value in other.state_dict().items()})
+    bitquant.quantize_(model, None, X)
+    model.load_state_dict(other.state_dict())
+    model.train()
+    model(X)
+    for layer in model.layers:
+        child = layer.inner.bit_matmul_0
+        scale = child.weight_quantizer.scale(layer.inner.w.T)
+        torch.testing.assert_close(scale.flatten(), layer.inner.w.T.abs().mean(1))

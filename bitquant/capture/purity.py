@@ -44,6 +44,18 @@ def restored(tensors):
                     tensor.copy_(value)
 
 
+@contextlib.contextmanager
+def untouched(owner):
+    """Undo on leaving what a run of `owner` changes: random state, its tensors, and attributes of modules below it."""
+    attributes = [Attributes(module) for module in owner.modules() if module is not owner]
+    try:
+        with restored([*owner.parameters(), *owner.buffers()]):
+            yield
+    finally:
+        for saved in attributes:
+            saved.restore()
+
+
 def context(device: str) -> tuple:
     """The ambient modes a graph is traced under: gradients, inference mode and autocast on `device` and the CPU."""
     return (

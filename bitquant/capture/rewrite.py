@@ -14,7 +14,7 @@ from .fallback import comparable
 from .guards import is_guard
 from .intercept import PREFIX
 from .operands import packed_children
-from .purity import Attributes, global_random_state, restored
+from .purity import Attributes, global_random_state, untouched
 from .tracer import OwnerTracer
 from .verify import autocast_eps, check_attention, compare, copied, trial
 
@@ -63,18 +63,18 @@ def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:
     Raises:
         TraceFailed: where the graph would not do what the original does.
     """
-    state, attributes = [*owner.parameters(), *owner.buffers()], Attributes(owner)
+    attributes = Attributes(owner)
     expected = trial(owner, comparable(owner, forward), args, kwargs, forbid_changes=True)
     tracer = OwnerTracer(owner, forward, device)
     try:
-        with restored(state):
+        with untouched(owner):
             before = global_random_state()
             graph = tracer.trace_call(args, kwargs)
             if global_random_state() != before:
                 raise TraceFailed("forward draws from a random generator other than torch's")
     finally:
         attributes.restore()
-    with restored(state):
+    with untouched(owner):
         leaves, _ = flatten(*copied((args, kwargs)))
         got = _Check(owner, graph, tracer.fused, autocast_eps(device)).run(*leaves)
     if tracer.out_spec is not None:

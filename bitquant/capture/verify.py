@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from . import reference
 from .errors import TraceFailed
-from .purity import Attributes, restored
+from .purity import Attributes, untouched
 
 
 def trial(owner: nn.Module, forward, args, kwargs, forbid_changes: bool = False):
@@ -21,7 +21,7 @@ def trial(owner: nn.Module, forward, args, kwargs, forbid_changes: bool = False)
     """
     attributes = Attributes(owner)
     try:
-        with restored([*owner.parameters(), *owner.buffers()]):
+        with untouched(owner):
             call = copied((args, kwargs))
             out = forward(owner, *call[0], **call[1])
             changed = attributes.changed()
