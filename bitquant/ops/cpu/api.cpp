@@ -146,7 +146,7 @@ int64_t convolution_scratch(const bq_convolution &call, const Tiles &part) {
     const int64_t channels = call.channels / call.groups, taps = call.kernel[0] * call.kernel[1];
     const int64_t planes = call.bits > 2 ? call.bits : 2, words = ceil_div(channels, WORD_BITS);
     const int64_t positions = end_position(grid, part) - first_position(grid, part) + 2 * LANES;
-    return 2 * taps + (call.stride[1] + 2) * LANES + positions * (1 + call.bits * words) + LANES * (call.bits * words + 1) +
+    return 2 * taps + (call.stride[1] + 2) * LANES + positions * (1 + level_words(call)) + LANES * (call.bits * words + 1) +
            PASS_TILES * planes * ceil_div(taps * channels, WORD_BITS) * LANES;
 }
 
@@ -194,9 +194,10 @@ bq_status bq_linear(const float *x, int64_t rows, int64_t k, int64_t stride, con
     return multiply({in, lanes, n, scale, scale_size != 1, bias, out}, rows, threads);
 }
 
-bq_status bq_integer_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *offset, int64_t offset_size,
-                            const float *step, int bits, int is_signed, const uint32_t *lanes, int64_t n, const float *scale,
-                            int64_t scale_size, const float *bias, float *out, int threads) {
+bq_status bq_integer_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *offset,
+                            int64_t offset_size, const float *step, int bits, int is_signed, const uint32_t *lanes,
+                            int64_t n, const float *scale, int64_t scale_size, const float *bias, float *out,
+                            int threads) {
     const Rows in{x, k, stride, {offset, offset_size != 1, is_signed != 0, bits, *step}};
     return multiply({in, lanes, n, scale, scale_size != 1, bias, out}, rows, threads);
 }
@@ -222,13 +223,17 @@ bq_status bq_convolve(const bq_convolution *call, int threads) {
         };
         int64_t words = 0;
         for (int64_t item = mine.from; item < mine.to; ++item) {
-            const int64_t more = tiles(item).from < tiles(item).to ? convolution_scratch(*call, tiles(item)) : 0;
+            const Tiles block = tiles(item);
+            const int64_t more = block.from < block.to ? convolution_scratch(*call, block) : 0;
             if (more > words) words = more;
         }
+        if (words == 0) return;  // more threads than blocks
         const Scratch scratch(words);
         if (!scratch.data) return status.report(BQ_NO_MEMORY);
-        for (int64_t item = mine.from; item < mine.to; ++item)
-            if (tiles(item).from < tiles(item).to && !isa.convolution(*call, tiles(item), scratch.data)) status.report(BQ_NAN);
+        for (int64_t item = mine.from; item < mine.to; ++item) {
+            const Tiles block = tiles(item);
+            if (block.from < block.to && !isa.convolution(*call, block, scratch.data)) status.report(BQ_NAN);
+        }
     });
     return status;
 }

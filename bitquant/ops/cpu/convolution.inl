@@ -39,14 +39,19 @@ static inline Lanes strided(const uint32_t *p, int64_t step, Lanes index) {
 class Convolution {
   public:
     Convolution(const bq_convolution &c, const Tiles &part, uint32_t *scratch)
-        : call(c), input(c, part, scratch), taps(c.kernel[0] * c.kernel[1]), words(ceil_div(taps * input.channels, WORD_BITS)) {
+        : call(c),
+          input(c, part, scratch),
+          taps(c.kernel[0] * c.kernel[1]),
+          words(ceil_div(taps * input.channels, WORD_BITS)) {
         const auto carve = [&](int64_t n) { return reinterpret_cast<int32_t *>((scratch += n) - n); };
         offsets = carve(taps);
         sorted = carve(taps);
         sums = carve((c.stride[1] + 2) * LANES);
         patches = scratch;
-        for (int64_t t = 0; t < taps; ++t)
-            offsets[t] = static_cast<int32_t>(t / c.kernel[1] * c.dilation[0] * input.grid.width + t % c.kernel[1] * c.dilation[1]);
+        for (int64_t t = 0; t < taps; ++t) {
+            const int64_t row = t / c.kernel[1] * c.dilation[0], column = t % c.kernel[1] * c.dilation[1];
+            offsets[t] = static_cast<int32_t>(row * input.grid.width + column);
+        }
         int32_t columns[LANES];
         for (int64_t i = 0; i < LANES; ++i) columns[i] = static_cast<int32_t>(i * input.grid.column_step);
         index = Lanes::load(columns);
@@ -54,17 +59,20 @@ class Convolution {
 
     bool run() {
         const int64_t outputs = call.out_channels / call.groups;
-        const bool direct = input.channels == 1 && outputs < 4;
         bool clean = true;
         input.find_valid();
-        for (int64_t g = 0; g < call.groups; ++g) {
-            clean &= direct ? input.quantize(g) : input.pack_group(g);
-            if (direct) {
-                for (int64_t n = g * outputs; n < (g + 1) * outputs; ++n) add_taps(n);
-            } else {
-                for (int64_t t = input.tiles.from; t < input.tiles.to; t += PASS_TILES)
-                    multiply(g * outputs, outputs, t, input.tiles.to - t < PASS_TILES ? input.tiles.to - t : PASS_TILES);
+        if (is_depthwise(call)) {
+            for (int64_t g = 0; g < call.groups; g += LANES) {
+                const int64_t here = call.groups - g < LANES ? call.groups - g : LANES;
+                clean &= input.quantize(g, here);
+                for (int64_t n = 0; n < here * outputs; ++n) add_taps(input.shorts(n / outputs), g * outputs + n);
             }
+            return clean;
+        }
+        for (int64_t g = 0; g < call.groups; ++g) {
+            clean &= input.pack_group(g);
+            for (int64_t t = input.tiles.from; t < input.tiles.to; t += PASS_TILES)
+                multiply(g * outputs, outputs, t, input.tiles.to - t < PASS_TILES ? input.tiles.to - t : PASS_TILES);
         }
         return clean;
     }
@@ -102,7 +110,7 @@ class Convolution {
     }
 
     // One channel: levels are added or subtracted tap by tap, 32 columns at once.
-    void add_taps(int64_t n) {
+    void add_taps(const int16_t *levels, int64_t n) {
         int32_t *plus = sorted, *minus = sorted + taps;  // they grow towards each other
         for (int64_t t = 0; t < taps; ++t) {
             const uint32_t word = call.lanes[(n / LANES * words + t / WORD_BITS) * LANES + n % LANES];
@@ -110,8 +118,9 @@ class Convolution {
         }
         const int64_t positive = plus - sorted, row_tiles = input.grid.row_tiles, step = input.grid.column_step;
         for (int64_t t = input.tiles.from; t < input.tiles.to;) {
-            const int64_t row = t / row_tiles, stop = (row + 1) * row_tiles < input.tiles.to ? (row + 1) * row_tiles : input.tiles.to;
-            const int16_t *start = input.shorts() + start_of(input.grid, t) - input.first;
+            const int64_t row = t / row_tiles, next = (row + 1) * row_tiles;
+            const int64_t stop = next < input.tiles.to ? next : input.tiles.to;
+            const int16_t *start = levels + start_of(input.grid, t) - input.first;
             for (int64_t column = t % row_tiles * LANES; t < stop; ++t, column += LANES, start += LANES * step) {
                 Lanes low, high;
                 if (step == 1) {
@@ -147,7 +156,8 @@ class Convolution {
 
     // Bits of one plane under every tap of a tile.
     void gather_plane(int64_t tile, int plane, uint32_t *to) const {
-        const uint32_t *const start = input.levels + plane * input.words * input.pitch + start_of(input.grid, tile) - input.first;
+        const uint32_t *const levels = input.levels + plane * input.words * input.pitch;
+        const uint32_t *const start = levels + start_of(input.grid, tile) - input.first;
         Appender row{to};
         for (int64_t t = 0; t < taps; ++t) {
             for (int64_t w = 0; w < input.words; ++w) row.put(at(start + w * input.pitch, offsets[t]), bits_in(w));

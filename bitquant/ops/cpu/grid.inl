@@ -14,7 +14,7 @@ struct PaddedInput {
           pitch(end - first + 2 * LANES) {
         const auto carve = [&](int64_t n) { return (scratch += n) - n; };
         valid = carve(pitch);
-        levels = carve(to.bits * words * pitch);
+        levels = carve(level_words(c) * pitch);
         row = carve(LANES * to.bits * words);
         row_sums = reinterpret_cast<int32_t *>(carve(LANES));
         std::memset(valid, 0, static_cast<size_t>(pitch) * sizeof *valid);
@@ -27,7 +27,7 @@ struct PaddedInput {
     const int64_t channels, words;  // of a group
     const int64_t first, end, pitch;
     uint32_t *valid;   // all bits set where the input vector of the position is not zero
-    uint32_t *levels;  // [plane][word][position], or int16 [position] for a single channel
+    uint32_t *levels;  // [plane][word][position], or for groups of one channel int16 [channel][position]
     uint32_t *row;
     int32_t *row_sums;
 
@@ -44,7 +44,7 @@ struct PaddedInput {
                 work(origin + c, x + c * call.x_column, stop - c < LANES ? stop - c : LANES);
         }
     }
-    int16_t *shorts() const { return reinterpret_cast<int16_t *>(levels); }
+    int16_t *shorts(int64_t channel) const { return reinterpret_cast<int16_t *>(levels + channel * pitch); }
     bool channels_dense() const { return call.x_channel == 1 && call.x_column != 1; }
 
     // One channel at up to 16 neighbouring positions.
@@ -83,20 +83,13 @@ struct PaddedInput {
         });
     }
 
-    // Levels of the only channel of a group. False if it holds NaN.
-    bool quantize(int64_t group) {
-        const Floats shift = offset(group);
-        const Lanes minus = Lanes::all(to.is_signed ? -1 : 0);
-        const Levels several(to);
-        Mask nan = 0;
-        std::memset(levels, 0, static_cast<size_t>(pitch) * sizeof *levels);
-        over_input([&](int64_t at, const float *x, int64_t n) {
-            const Floats value = load(x, group, n);
-            nan |= is_nan(value);
-            const Lanes level = to.bits > 1 ? several.of(value, shift) : select(one_bit(value, shift), Lanes::all(1), minus);
-            store_shorts(select(counts(at, n), level, Lanes::all(0)), shorts() + at);
-        });
-        return nan == 0;
+    // Levels of `count` groups of a single channel, up to 16, as short integers. False if one holds NaN.
+    bool quantize(int64_t group, int64_t count) {
+        std::memset(levels, 0, static_cast<size_t>(count * pitch) * sizeof *levels);
+        if (channels_dense()) return quantize_rows(group, count);
+        bool clean = true;
+        for (int64_t c = 0; c < count; ++c) clean &= quantize_column(group + c, shorts(c));
+        return clean;
     }
 
     // Bit planes of the levels of a group's channels. False if one holds NaN.
@@ -106,6 +99,40 @@ struct PaddedInput {
     }
 
   private:
+    Lanes level(const Levels &several, Floats x, Floats shift) const {
+        if (to.bits > 1) return several.of(x, shift);
+        return select(one_bit(x, shift), Lanes::all(1), Lanes::all(to.is_signed ? -1 : 0));
+    }
+
+    bool quantize_column(int64_t channel, int16_t *column) {
+        const Floats shift = offset(channel);
+        const Levels several(to);
+        Mask nan = 0;
+        over_input([&](int64_t at, const float *x, int64_t n) {
+            const Floats value = load(x, channel, n);
+            nan |= is_nan(value);
+            store_shorts(select(counts(at, n), level(several, value, shift), Lanes::all(0)), column + at);
+        });
+        return nan == 0;
+    }
+
+    bool quantize_rows(int64_t channel, int64_t count) {
+        const Floats shift = to.per_feature ? Floats::load(to.offset + channel, count) : Floats::all(*to.offset);
+        const Levels several(to);
+        Mask nan = 0;
+        over_input([&](int64_t at, const float *x, int64_t n) {
+            for (int64_t i = 0; i < n; ++i) {
+                if (!valid[at + i]) continue;
+                const Floats value = Floats::load(x + i * call.x_column + channel, count);
+                int16_t vector[LANES];
+                nan |= is_nan(value);
+                store_shorts(level(several, value, shift), vector);
+                for (int64_t c = 0; c < count; ++c) shorts(c)[at + i] = vector[c];
+            }
+        });
+        return nan == 0;
+    }
+
     bool pack_rows(int64_t channel) {
         Quantizer mine = to;
         if (to.per_feature) mine.offset += channel;

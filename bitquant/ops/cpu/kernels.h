@@ -63,7 +63,9 @@ static inline int64_t start_of(const Grid &grid, int64_t tile) {
     return tile / grid.row_tiles * grid.row_step + tile % grid.row_tiles * LANES * grid.column_step;
 }
 // Positions [first, end) are for these tiles: all that they read, and together the whole grid, so that no NaN escapes.
-static inline int64_t first_position(const Grid &grid, const Tiles &part) { return part.from ? start_of(grid, part.from) : 0; }
+static inline int64_t first_position(const Grid &grid, const Tiles &part) {
+    return part.from ? start_of(grid, part.from) : 0;
+}
 static inline int64_t end_position(const Grid &grid, const Tiles &part) {
     const int64_t read = start_of(grid, part.to - 1) + (LANES - 1) * grid.column_step + grid.span + 1;
     const int64_t next = part.to < grid.tiles ? start_of(grid, part.to) : grid.positions;
@@ -92,6 +94,11 @@ struct Kernels {
 constexpr int64_t BLOCK_ROWS = 64;  // rows of bits, so 64 / bits rows of levels
 static constexpr int64_t linear_scratch(int64_t k) { return BLOCK_ROWS * (ceil_div(k, WORD_BITS) + 1); }
 constexpr int64_t PASS_TILES = 4;  // tiles whose patches are multiplied at once
+// Words of levels at a position: bit planes, or short integers of 16 groups of one channel and few outputs each.
+static inline bool is_depthwise(const bq_convolution &c) { return c.channels == c.groups && c.out_channels < 4 * c.groups; }
+static inline int64_t level_words(const bq_convolution &c) {
+    return is_depthwise(c) ? LANES : c.bits * ceil_div(c.channels / c.groups, WORD_BITS);
+}
 int64_t convolution_scratch(const bq_convolution &, const Tiles &);
 int64_t attention_scratch(const bq_attention &);
 
