@@ -28,7 +28,8 @@ class BitConv(QuantizedLayer):
             valid = (by_channel != 0).any(-1, keepdim=True)
             levels = (levels * valid).movedim(-1, -space - 1)
             weight, scale = self.weight_quantizer(self.weight)
-            product = self._conv_forward(levels, weight, None)
+            # one layout for every backend: float operations that follow may round by their memory layout
+            product = self._conv_forward(levels, weight, None).contiguous()
             scale = (alpha * scale).view(-1, *[1] * space)
             bias = None if self.bias is None else self.bias.view(-1, *[1] * space)
             return scaled(product, scale, bias).to(x.dtype)

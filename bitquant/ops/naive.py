@@ -84,7 +84,7 @@ def convolution(
         before = [0] * space
     convolve = torch.nn.functional.conv1d if space == 1 else torch.nn.functional.conv2d
     with torch.autocast(x.device.type, enabled=False):
-        acc = convolve(levels, weight, None, stride, before, dilation, groups)
+        acc = convolve(levels, weight, None, stride, before, dilation, groups).contiguous()
     out = acc * scale.view(-1, *[1] * space)
     return (out if bias is None else out + bias.view(-1, *[1] * space)).to(x.dtype)
 
