@@ -14,8 +14,13 @@ from bitquant.cli.options import as_json
 @click.option("--widths", default="W1A1", show_default=True, help="Weight and activation bits after quantization.")
 @click.option("--preset", default="bit-plus", show_default=True, help="Decides what would be quantized.")
 @click.option("--convention", default="consistent", show_default=True, help="consistent, or paper (its Table 1).")
-@click.option("--attention", type=click.Choice(["dense", "ideal"]), default="dense", show_default=True,
-              help="Count all pairs of frames, or those that a boolean mask keeps.")
+@click.option(
+    "--attention",
+    type=click.Choice(["dense", "ideal"]),
+    default="dense",
+    show_default=True,
+    help="Count all pairs of frames, or those that a boolean mask keeps.",
+)
 @click.option("--device", default="a100", show_default=True, help="Peak rates for the estimated time: a100, h100.")
 @click.option("--depth", type=click.IntRange(min=1), default=2, show_default=True, help="Group by that many names.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Also write a picture, such as out.png.")
