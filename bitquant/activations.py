@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import nn
 
-from bitquant.capture import Discovery
-from bitquant.config import QuantConfig
-from bitquant.plan import Plan
+from bitquant.blocks import within
 
 SMOOTH_MODULES = ("gelu", "silu", "swish", "mish")
 
 
-def replace_by_relu_(model: nn.Module, discovery: Discovery, config: QuantConfig) -> list[str]:
-    """Replace GELU, SiLU and Mish inside encoder layers by ReLU, in place; returns their paths."""
-    blocks = Plan(model, discovery, config).blocks
+def replace_by_relu_(model: nn.Module, blocks: list[str]) -> list[str]:
+    """Replace GELU, SiLU and Mish inside the encoder layers at ``blocks`` by ReLU, in place; returns their paths."""
     smooth = []
     for path, module in model.named_modules(remove_duplicate=False):
-        if not any(path == block or path.startswith(block + ".") for block in blocks):
+        if not any(within(path, block) for block in blocks):
             continue
         if not list(module.children()) and any(word in type(module).__name__.lower() for word in SMOOTH_MODULES):
             smooth.append(path)

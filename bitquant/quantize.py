@@ -43,7 +43,7 @@ def quantize_(
     before, replaced = Snapshot(model), []
     try:
         if config.relu:
-            replaced = replace_by_relu_(model, discovery, config)
+            replaced = replace_by_relu_(model, Plan(model, discovery, config).blocks)
             discovery = discover(model, example_inputs)
         plan = _swap_(model, discovery, config, example_inputs)
         model._bitquant = Record(config, plan.rows(), discovery.total_macs, plan.blocks, replaced)
