@@ -9,15 +9,13 @@ quantizing the activations is part of the time. int8 is dynamic per row, through
 
 import json
 import math
-import random
-import statistics
-import time
 
 import click
 import torch
 from tabulate import tabulate
 from torch.nn.functional import conv1d, conv2d, linear
 
+from benchmarks.timing import bf16_layer, geometric_mean, int8_layer, median_times
 from bitquant import ops, packing
 from bitquant.ops import native
 
@@ -57,23 +55,6 @@ def integer_layer(weight, bias, bits):
     return lambda x: ops.integer_linear(x, offset, step, bits, True, lanes, n, scale, bias)
 
 
-def bf16_layer(weight, bias):
-    weight, bias = weight.bfloat16(), bias.bfloat16()
-    return lambda x: linear(x.bfloat16(), weight, bias).float()
-
-
-def int8_layer(weight, bias):
-    weight_scale = weight.abs().amax(1) / 127
-    quantized = (weight / weight_scale.unsqueeze(1)).round().to(torch.int8).t()
-
-    def layer(x):
-        scale = x.abs().amax(1, keepdim=True) / 127
-        product = torch._int_mm((x / scale).round_().to(torch.int8), quantized)
-        return product.float().mul_(scale).mul_(weight_scale).add_(bias)
-
-    return layer
-
-
 def binary_convolution(weight, bias, bits, stride, padding, groups):
     """x -> convolution of ``bits``-bit inputs with the signs of ``weight`` (C_out, C_in / groups, *kernel)."""
     n, kernel = weight.shape[0], list(weight.shape[2:])
@@ -82,26 +63,6 @@ def binary_convolution(weight, bias, bits, stride, padding, groups):
     space = len(kernel)
     geometry = kernel, [stride] * space, [padding] * 2 * space, [1] * space, groups
     return lambda x: ops.convolution(x, offset, step, bits, True, lanes, n, *geometry, scale, bias)
-
-
-def median_times(calls, seconds):
-    """Median seconds of each call, taking turns for ``seconds`` and at least 7 rounds, after two that do not count.
-
-    The turns are in random order: what ran just before decides what is left in the caches.
-    """
-    order = random.Random(0)
-    times = {name: [] for name in calls}
-    rounds, end = 0, math.inf
-    while rounds < 9 or time.perf_counter() < end:
-        for name, call in order.sample(list(calls.items()), len(calls)):
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-        rounds += 1
-        if rounds == 2:
-            times = {name: [] for name in calls}
-            end = time.perf_counter() + seconds
-    return {name: statistics.median(t) for name, t in times.items()}
 
 
 def measure(what, x, ours, others, macs, seconds):
@@ -142,10 +103,6 @@ def measure_convolution(what, shape, channels, kernel, stride, padding, groups, 
     text = [" x ".join(map(str, size)) for size in (shape, kernel)]
     facts = {"layer": what, "input": text[0], "out": channels, "kernel": text[1], "stride": stride, "groups": groups}
     return facts | measure(what, x, ours, others, macs, seconds)
-
-
-def geometric_mean(values):
-    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 def means(rows):
