@@ -18,3 +18,25 @@ def read_object(file):
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a JSON object")
     return content
+
+
+def differences(then, now):
+    """What is not equal in two nested dicts, in words.
+
+    Returns:
+        list[str]: ``name.of.key: value then, value now``, in the order of the names.
+    """
+    then, now = _flat(then), _flat(now)
+    return [
+        f"{key}: {then.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]
+
+
+def _flat(values, prefix=""):
+    """A nested dict as one of dotted names."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

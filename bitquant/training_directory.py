@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bitquant.atomic import write
 from bitquant.distillation.state import CURRENT
-from bitquant.json_object import read_object
+from bitquant.json_object import differences, read_object
 
 RUN = "run.json"
 METHOD = "bitquant training"
@@ -54,12 +54,7 @@ class TrainingDirectory:
         """
         if resume and self.started:
             found = read_object(self.path / RUN).get("run")
-            then, now = _flat(found if isinstance(found, dict) else {}), _flat(json.loads(json.dumps(run)))
-            changed = [
-                f"{key}: {then.get(key)!r} then, {now.get(key)!r} now"
-                for key in sorted(then.keys() | now.keys())
-                if then.get(key) != now.get(key)
-            ]
+            changed = differences(found if isinstance(found, dict) else {}, json.loads(json.dumps(run)))
             if changed:
                 raise ValueError(f"{self.path} belongs to another run ({'; '.join(changed)}): not resumed")
             return
@@ -92,11 +87,3 @@ def digest(keys):
     for key in keys:
         hasher.update(key.encode(errors="surrogatepass") + b"\0")
     return hasher.hexdigest()
-
-
-def _flat(values, prefix=""):
-    """A nested dict as one of dotted names."""
-    flat = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

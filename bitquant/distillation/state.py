@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bitquant.json_object import differences
+
 CURRENT = "training.safetensors"
 
 
@@ -32,11 +34,11 @@ class TrainingState:
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["rng"] = torch.get_rng_state()
-        self._write(self.directory / CURRENT, tensors, {"stage": stage, "step": step, "settings": self.settings})
+        write_tensors(self.directory / CURRENT, tensors, {"stage": stage, "step": step, "settings": self.settings})
 
     def load(self, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put the latest checkpoint's tensors into a student and an optimizer of the same making."""
-        tensors = _read(self.directory / CURRENT)[1]
+        tensors = read_tensors(self.directory / CURRENT)[1]
         torch.set_rng_state(tensors.pop("rng"))
         student.load_state_dict(_under("student.", tensors))
         state: dict[int, dict[str, Tensor]] = {}
@@ -53,45 +55,46 @@ class TrainingState:
         """
         if not (self.directory / CURRENT).exists():
             return 0, 0
-        meta = _read(self.directory / CURRENT)[0]
-        found = meta["settings"]
-        changed = [
-            f"{key}: {found.get(key)!r} then, {self.settings.get(key)!r} now"
-            for key in sorted(found | self.settings)
-            if found.get(key) != self.settings.get(key)
-        ]
-        if changed:
+        meta = read_tensors(self.directory / CURRENT)[0]
+        if changed := differences(meta["settings"], self.settings):
             raise ValueError(f"{self.directory} was trained with other settings ({'; '.join(changed)}): not resumed")
         return meta["stage"], meta["step"]
 
     def save_stage(self, student: nn.Module, stage: int) -> None:
         """Keep the result of a stage, the teacher of the next."""
-        self._write(self._stage_file(stage), dict(student.state_dict()), {"stage": stage})
+        write_tensors(self._stage_file(stage), dict(student.state_dict()), {"stage": stage})
 
     def load_stage(self, student: nn.Module, stage: int) -> None:
         """Put the result of a stage into a student of that stage's widths."""
-        student.load_state_dict(_read(self._stage_file(stage))[1])
+        student.load_state_dict(read_tensors(self._stage_file(stage))[1])
 
     def _stage_file(self, stage: int) -> Path:
         return self.directory / f"stage-{stage}.safetensors"
 
-    def _write(self, file: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(".new")
-        try:
-            # tied tensors are written once for each name: the format has no aliases
-            owned = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-            save_file(owned, fresh, metadata={"bitquant": json.dumps(meta)})
-            with open(fresh, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(fresh, file)
-        except SafetensorError as error:  # how the library reports a full disk
-            raise OSError(f"{file} cannot be written: {error}") from None
-        finally:
-            fresh.unlink(missing_ok=True)
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """A safetensors file with JSON-able facts, written to a temporary name and renamed; its directory is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    try:
+        # tied tensors are written once for each name: the format has no aliases
+        owned = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+        save_file(owned, fresh, metadata={"bitquant": json.dumps(meta)})
+        with open(fresh, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(fresh, file)
+    except SafetensorError as error:  # how the library reports a full disk
+        raise OSError(f"{file} cannot be written: {error}") from None
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_tensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The facts and the tensors of such a file; ValueError when it is damaged."""
     try:
         with safe_open(file, framework="pt") as stream:
             meta = json.loads((stream.metadata() or {})["bitquant"])
