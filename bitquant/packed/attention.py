@@ -75,11 +75,15 @@ class PackedAttention(FixedDtype):
         keep = keep_mask(attn_mask, is_causal, query.shape[-2], key.shape[-2], device=query.device)
         if keep is not None and len(lead) != 2:
             keep = keep.expand(*lead, *keep.shape[-2:]).reshape(-1, 1, *keep.shape[-2:])
-        if self.rule == "row-max":
-            out = ops.binary_attention_rowmax(query, key, value, keep, self.margin, self.scale)
-        else:
-            out = ops.binary_attention_table(query, key, value, keep, self.table, self.ratio, self.scale)
+        out = self.product(query, key, value, keep)
         return out.view(*lead, *out.shape[-2:])
+
+    def product(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None) -> Tensor:
+        """Both products, (B, H, Tq, d), (B, H, Tk, d), (B, H, Tk, dv) -> (B, H, Tq, dv), by the rule; ``keep`` as in
+        ``ops.binary_attention_rowmax``."""
+        if self.rule == "row-max":
+            return ops.binary_attention_rowmax(query, key, value, keep, self.margin, self.scale)
+        return ops.binary_attention_table(query, key, value, keep, self.table, self.ratio, self.scale)
 
     def extra_repr(self) -> str:
         return f"{self.rule}, head_dim={self.head_dim}"

@@ -78,8 +78,13 @@ class PackedConv(PackedLayer):
             x = F.pad(x, [side for pair in reversed(self.padding) for side in pair], mode=self.padding_mode)
             padding = [0] * len(padding)
         batched = x if x.ndim == len(self.kernel_size) + 2 else x.unsqueeze(0)
-        out = ops.convolution(
-            batched,
+        out = self.product(batched, padding)
+        return out if batched is x else out.squeeze(0)
+
+    def product(self, x: Tensor, padding: list[int]) -> Tensor:
+        """The packed convolution of x (batch, channels, *space); padding: before and after, two numbers a dimension."""
+        return ops.convolution(
+            x,
             self.offset,
             self.step,
             self.bits,
@@ -94,7 +99,6 @@ class PackedConv(PackedLayer):
             self.scale,
             self.bias,
         )
-        return out if batched is x else out.squeeze(0)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels} -> {self.rows}, kernel {self.kernel_size}, {self.levels_repr()}"

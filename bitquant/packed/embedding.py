@@ -44,7 +44,11 @@ class PackedEmbedding(FixedDtype):
         return {"rows": self.rows, "dim": self.dim, "dtype": dtype_name(self.dtype)}
 
     def forward(self, indices: Tensor) -> Tensor:
-        return ops.binary_embedding(indices, self.weight_packed, self.dim, self.scale).to(self.dtype)
+        return self.product(indices).to(self.dtype)
+
+    def product(self, indices: Tensor) -> Tensor:
+        """fp32 (*indices.shape, dim)."""
+        return ops.binary_embedding(indices, self.weight_packed, self.dim, self.scale)
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.dim}"

@@ -1,0 +1,84 @@
+"""Bits and levels in standard operators.
+
+Levels are stored as uint8 ``level - lowest``, with the zero point ``-lowest``: {-1, +1} are {0, 2} around 1, {0, 1} are
+themselves around 0. ``x > t`` is ``x >= nextafter(t)``, so one comparison serves both sets.
+"""
+
+TEXTS = {
+    # uint8 (..., bytes) -> int8 (..., columns) of -1 and +1: the eight signs of each byte value, looked up
+    "Signs": """<columns> (packed) => (signs) {
+        zero = Constant <value_int: int = 0> ()
+        one = Constant <value_int: int = 1> ()
+        two = Constant <value_int: int = 2> ()
+        values = Constant <value_int: int = 256> ()
+        first = Constant <value_ints: ints = [0]> ()
+        last = Constant <value_ints: ints = [-1]> ()
+        powers = Constant <value_ints: ints = [1, 2, 4, 8, 16, 32, 64, 128]> ()
+        end = Constant <value_int: int = @columns> ()
+        ends = Unsqueeze (end, first)
+        bytes = Range (zero, values, one)
+        column = Unsqueeze (bytes, last)
+        shifted = Div (column, powers)
+        bits = Mod (shifted, two)
+        doubled = Mul (bits, two)
+        levels = Sub (doubled, one)
+        table = Cast <to: int = 3> (levels)
+        index = Cast <to: int = 6> (packed)
+        octets = Gather <axis: int = 0> (table, index)
+        lead = Shape <start: int = 0, end: int = -1> (packed)
+        shape = Concat <axis: int = 0> (lead, last)
+        row = Reshape (octets, shape)
+        signs = Slice (row, first, ends, last)
+    }""",
+    # the place of the level 0
+    "ZeroPoint": """<zero_point> () => (zero) {
+        middle = Constant <value_int: int = @zero_point> ()
+        zero = Cast <to: int = 2> (middle)
+    }""",
+    # float x -> uint8: 0, or zero_point + 1 where x >= threshold
+    "BinaryLevels": """<zero_point> (x, threshold) => (levels) {
+        middle = Constant <value_int: int = @zero_point> ()
+        one = Constant <value_int: int = 1> ()
+        above = Add (middle, one)
+        high = Cast <to: int = 2> (above)
+        low = Constant <value: tensor = uint8 {0}> ()
+        taken = GreaterOrEqual (x, threshold)
+        levels = Where (taken, high, low)
+    }""",
+    # float x -> uint8: rint((x + shift) / step) + zero_point, clipped to 0 .. top
+    "IntegerLevels": """<zero_point, top> (x, shift, step) => (levels) {
+        middle = Constant <value_int: int = @zero_point> ()
+        most = Constant <value_int: int = @top> ()
+        least = Constant <value_float: float = 0.0> ()
+        offset = Cast <to: int = 1> (middle)
+        highest = Cast <to: int = 1> (most)
+        shifted = Add (x, shift)
+        units = Div (shifted, step)
+        nearest = Round (units)
+        raised = Add (nearest, offset)
+        clipped = Clip (raised, least, highest)
+        levels = Cast <to: int = 2> (clipped)
+    }""",
+    # uint8 levels -> the float values they stand for
+    "Values": """(levels, zero) => (values) {
+        raised = Cast <to: int = 1> (levels)
+        offset = Cast <to: int = 1> (zero)
+        values = Sub (raised, offset)
+    }""",
+    # sums -> fl(fl(sum * scale) + bias), rounded twice (contract 1)
+    "Scaled": """(sums, scale, bias) => (y) {
+        exact = Cast <to: int = 1> (sums)
+        scaled = Mul (exact, scale)
+        y = Add (scaled, bias)
+    }""",
+    # embedding: the rows stay packed, a look-up unpacks those it needs
+    "BinaryEmbedding": """<columns> (indices, packed, scale) => (y) {
+        rows = Gather <axis: int = 0> (packed, indices)
+        signs = bitquant.Signs <columns: int = @columns> (rows)
+        scales = Gather <axis: int = 0> (scale, indices)
+        last = Constant <value_ints: ints = [-1]> ()
+        column = Unsqueeze (scales, last)
+        values = Cast <to: int = 1> (signs)
+        y = Mul (values, column)
+    }""",
+}
