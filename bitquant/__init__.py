@@ -17,6 +17,7 @@ _EXPORTS = {
     "save": "checkpoint",
     "load": "checkpoint",
     "report": "coverage",
+    "sensitivity": "damage",
     "profile": "profiling",
 }
 __all__ = ["__version__", *_EXPORTS]

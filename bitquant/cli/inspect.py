@@ -1,8 +1,12 @@
 """``bitquant inspect``: what a model is made of and what would be, or is, binarized."""
 
+import sys
+
 import click
 
 from bitquant.cli.options import as_json, weights
+
+SAMPLES = 64
 
 
 @click.command()
@@ -10,9 +14,22 @@ from bitquant.cli.options import as_json, weights
 @weights
 @click.option("--data", type=click.Path(), help="Data to run it on, for a model that takes neither text nor sound.")
 @click.option("--code", "module", metavar="MODULE", help="Show the source that MODULE would be rewritten to.")
+@click.option(
+    "--sensitivity", "sensitive", metavar="DATA", type=click.Path(), help="Rank layers by what binarizing each does."
+)
+@click.option(
+    "--budget", type=click.FloatRange(0, 1), help="Share of the MACs that --sensitivity may propose to keep wider."
+)
+@click.option(
+    "--save",
+    "save_to",
+    type=click.File("w", atomic=True),
+    metavar="FILE",
+    help="Write that proposal, for quantize --config.",
+)
 @click.option("--allow-factory", is_flag=True, help="Import and call the factory that a checkpoint names.")
 @as_json
-def inspect(model, weights, data, module, allow_factory, as_json):
+def inspect(model, weights, data, module, sensitive, budget, save_to, allow_factory, as_json):
     """Show the layers of MODEL: a Hugging Face directory, package.module:factory, or a bitquant checkpoint."""
     import json
     from pathlib import Path
@@ -22,13 +39,22 @@ def inspect(model, weights, data, module, allow_factory, as_json):
     from bitquant.data import read_data
     from bitquant.sources import check_name, open_source
 
+    if sensitive is None and (budget is not None or save_to):
+        raise click.UsageError("--budget and --save go with --sensitivity")
+    if save_to and budget is None:
+        raise click.UsageError("--save writes a proposal: give the --budget it is to keep to")
     check_name(model, weights)
     if Path(model).is_dir() and is_checkpoint(model):
         if module is not None:
             raise click.UsageError("--code takes a float model: a checkpoint is rewritten when it first runs")
+        if sensitive is not None:
+            raise click.UsageError("--sensitivity takes a float model: this checkpoint is binarized already")
         coverage = report(load(model, allow_factory=allow_factory))
     else:
         source = open_source(model, weights)
+        if sensitive is not None:
+            _rank(source, sensitive, budget, save_to, as_json)
+            return
         if data is None:
             example = source.example_inputs()
         else:
@@ -48,3 +74,28 @@ def _rewritten(model, example, module):
 
     quantize_(model, None, example)
     return code(model, module)
+
+
+def _rank(source, path, budget, save_to, as_json):
+    """Every layer binarized alone, over up to 64 held-out samples."""
+    import json
+
+    from bitquant.config import QuantConfig
+    from bitquant.damage import sensitivity
+    from bitquant.data import read_data
+
+    data = read_data(path, source)
+    samples, _ = data.usable(data.split()[1][:SAMPLES])
+    batches = list(data.batches(data.in_order(samples), batch_size=data.batch_size))
+    with click.progressbar(length=1, label="layers", file=sys.stderr) as bar:
+
+        def tell(done, total):
+            bar.length = total
+            bar.update(1)
+
+        ranking = sensitivity(source.model, "bit-plus", batches, progress=tell)
+    if budget is not None:
+        ranking.propose(budget)
+    click.echo(json.dumps(ranking.to_dict(), indent=2) if as_json else str(ranking))
+    if save_to:
+        save_to.write(json.dumps(QuantConfig.preset("bit-plus", rules=ranking.rules).to_dict(), indent=2))

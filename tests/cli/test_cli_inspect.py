@@ -52,3 +52,23 @@ def test_checkpoint_that_lies(bitquant_cli, tiny_bert):
     result = bitquant_cli("inspect", tiny_bert)
     assert result.exit_code == 1
     assert "no valid 'sha256'" in result.stderr
+
+
+def test_sensitivity(bitquant_cli, tiny_bert, text_file, tmp_path):
+    result = bitquant_cli("inspect", tiny_bert, "--sensitivity", text_file, "--budget", "0.3", "--save", tmp_path / "c")
+    assert result.exit_code == 0, result.output
+    assert "damage" in result.stdout and "encoder.layer.1.output.dense" in result.stdout
+    rules = json.loads((tmp_path / "c").read_text())["rules"]
+    assert rules
+    config = bitquant.QuantConfig.from_dict(json.loads((tmp_path / "c").read_text()))
+    source = load_source(tiny_bert)
+    bitquant.quantize_(source.model, config, source.example_inputs())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [(["--budget", "0.1"], "go with --sensitivity"), (["--sensitivity", "x", "--save", "y"], "give the --budget")],
+)
+def test_sensitivity_half_said(bitquant_cli, tiny_bert, tmp_path, options, words):
+    result = bitquant_cli("inspect", tiny_bert, *options)
+    assert result.exit_code == 2 and words in result.stderr
