@@ -1,4 +1,4 @@
-"""Padding masks of inputs, read at the frames of a model's hidden states."""
+"""Masks: what counts as padding in one of attention, and masks of inputs read at the frames of hidden states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+MASKED = -1e4  # an additive attention mask at or below this removes the key
+
+
+def is_padding_mask(mask: Tensor) -> Tensor:
+    """bool scalar: an attention mask only removes keys: it is boolean, or additive with values 0 and <= -1e4 alone."""
+    return torch.ones((), dtype=torch.bool) if mask.dtype == torch.bool else ((mask == 0) | (mask <= MASKED)).all()
 
 
 def mask_for(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:

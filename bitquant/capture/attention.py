@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..masks import MASKED
 from .functions import function_name
-from .masks import MASKED, merge_masks
+from .masks import merge_masks
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
+from ..masks import is_padding_mask
 from .attention import transparent
 from .decompose import decomposition
 from .errors import CaptureError
@@ -19,7 +20,6 @@ from .facts import Facts, Ledger
 from .functions import function_name
 from .intercept import PREFIX, Interceptor
 from .macs import MacCounter
-from .masks import is_padding_mask
 from .mutate import is_mutated
 from .parameters import PART
 from .run import bind, run

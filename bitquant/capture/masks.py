@@ -1,17 +1,10 @@
-"""Attention masks: boolean (True = keep) or additive."""
+"""Two attention masks as one: boolean (True = keep) or additive."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-
-MASKED = -1e4  # additive values at or below this, and fills, take a key out
-
-
-def is_padding_mask(mask) -> bool:
-    """Whether a mask only takes keys out: boolean, or additive with values 0 and <= -1e4 alone."""
-    return mask.dtype == torch.bool or bool(((mask == 0) | (mask <= MASKED)).all())
 
 
 def merge_masks(first, second):

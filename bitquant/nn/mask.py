@@ -3,16 +3,12 @@
 import torch
 from torch import Tensor
 
-MASKED = -1e4  # an additive mask at or below this removes the key
+from bitquant.masks import MASKED, is_padding_mask
+
 MASK_MESSAGE = (
     "binary attention takes a boolean mask or an additive one whose values are 0 or <= -1e4; this mask holds other "
     "values: give example_inputs that carry such a mask to quantize_, so that the float bias is kept"
 )
-
-
-def is_padding_mask(mask: Tensor) -> Tensor:
-    """bool scalar: every value of an additive mask is 0 or <= -1e4 (a boolean mask always is one)."""
-    return ((mask == 0) | (mask <= MASKED)).all()
 
 
 def keep_mask(
