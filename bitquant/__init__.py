@@ -16,6 +16,7 @@ _EXPORTS = {
     "distill": "distillation",
     "save": "checkpoint",
     "load": "checkpoint",
+    "export_onnx": "onnx",
     "report": "coverage",
     "sensitivity": "damage",
     "profile": "profiling",

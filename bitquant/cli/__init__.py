@@ -8,6 +8,7 @@ import bitquant
 from bitquant.cli.demo import demo
 from bitquant.cli.doctor import doctor
 from bitquant.cli.errors import Commands
+from bitquant.cli.export import export
 from bitquant.cli.inspect import inspect
 from bitquant.cli.profile import profile
 from bitquant.cli.quantize import quantize
@@ -20,5 +21,5 @@ def main():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are directories; nothing is ever fetched
 
 
-for command in (quantize, inspect, profile, demo, doctor):
+for command in (quantize, inspect, profile, export, demo, doctor):
     main.add_command(command)

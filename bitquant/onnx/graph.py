@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from onnx import ModelProto, NodeProto, helper
+from torch import Tensor
 
 from bitquant.onnx.emit import LAYER
 from bitquant.onnx.functions import DOMAIN, OPSET, VERSION, functions
@@ -34,16 +36,16 @@ def layers(model: ModelProto) -> list[NodeProto]:
     return [node for node in model.graph.node if node.domain == DOMAIN]
 
 
-def layer_alone(model: ModelProto, nodes: list[NodeProto]) -> ModelProto:
-    """A model of these nodes side by side, each with inputs of its own named ``node/position`` and an output ``node``;
-    what a node reads from an initializer stays one."""
+def layers_alone(model: ModelProto, values: Mapping[str, list[Tensor]]) -> ModelProto:
+    """The nodes of all layers side by side, each with inputs of its own, ``node/position``, of the types of ``values``
+    by node, and an output, ``node``; what a node reads from an initializer stays one."""
     kept = {tensor.name: tensor for tensor in model.graph.initializer}
     replay = ModelProto()
     replay.CopyFrom(model)
     for field in ("node", "input", "output", "initializer", "value_info"):
         replay.graph.ClearField(field)
     used = set()
-    for node in nodes:
+    for node in layers(model):
         copy = replay.graph.node.add()
         copy.CopyFrom(node)
         for position, name in enumerate(node.input):
@@ -51,7 +53,8 @@ def layer_alone(model: ModelProto, nodes: list[NodeProto]) -> ModelProto:
                 used.add(name)
             elif name:
                 copy.input[position] = f"{node.name}/{position}"
-                replay.graph.input.add().name = copy.input[position]
+                kind = helper.np_dtype_to_tensor_dtype(values[node.name][position].numpy().dtype)
+                replay.graph.input.append(helper.make_tensor_value_info(copy.input[position], kind, None))
         copy.output[0] = node.name
         replay.graph.output.add().name = node.name
     replay.graph.initializer.extend(kept[name] for name in sorted(used))

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from bitquant.capture.run import bind
 
-MASKS = {"attention_mask", "mask"}
-
 
 def keywords(model: nn.Module, example_inputs: Any) -> dict[str, Any]:
     """Example inputs by the names of the forward's arguments.
@@ -51,14 +49,8 @@ def tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Example inputs of at least two samples, one of which is padded if there is a mask: torch fixes dimensions of
-    size 1, and models skip a mask that masks nothing."""
+    """Example inputs of at least two samples, as torch would fix a dimension of size 1."""
     found = tensors(inputs)
     if all(x.ndim and x.shape[0] == 1 for x in found.values()):
         found = {name: torch.cat([x, x]) for name, x in found.items()}
-    for name in MASKS & found.keys():
-        mask = found[name]
-        if mask.ndim == 2 and mask.shape[1] > 3 and bool((mask == 1).all()):
-            found[name] = mask = mask.clone()
-            mask[-1, 3 * mask.shape[1] // 4 :] = 0
     return {**inputs, **found}
