@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 CONFIGS = Path(__file__).parent / "configs"
-_CHOICES = {"front_end": ("standard", "fastconv"), "groupnorm": ("masked", "reference")}
+_CHOICES = {"front_end": ("standard", "fastconv", "fastconv_small"), "groupnorm": ("masked", "reference")}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class HubertConfig:
 
     Args:
         encoder: ``kind`` (a name in ``recipes.hubert.encoders.ENCODERS``), ``dim`` and that encoder's own options.
-        front_end: waveform front end, ``"standard"`` or ``"fastconv"``.
+        front_end: waveform front end, ``"standard"``, ``"fastconv"``, or ``"fastconv_small"``, a quarter as wide.
         groupnorm: the front end's norm over time, ``"masked"`` (padding is ignored) or ``"reference"`` (padding takes
             part, as in the published models).
         positional_conv: add the convolutional position embedding before the encoder.

@@ -13,7 +13,8 @@ FASTCONV = [
     (64, 10, 5), (128, 3, 2), (128, 1, 1), (128, 3, 2), (128, 1, 1), (256, 3, 2), (256, 1, 1), (256, 3, 2),
     (256, 1, 1), (512, 2, 2), (512, 1, 1), (512, 2, 2), (512, 1, 1),
 ]  # fmt: skip
-LAYERS = {"standard": STANDARD, "fastconv": FASTCONV}
+FASTCONV_SMALL = [(channels // 4, kernel, stride) for channels, kernel, stride in FASTCONV]  # for laptops
+LAYERS = {"standard": STANDARD, "fastconv": FASTCONV, "fastconv_small": FASTCONV_SMALL}
 RECEPTIVE_FIELD = 400
 
 
@@ -21,7 +22,7 @@ class FrontEnd(nn.Module):
     """Convolutions without bias or padding, GELU after each, a norm over time after the first.
 
     Args:
-        kind: ``"standard"`` or ``"fastconv"``.
+        kind: ``"standard"``, ``"fastconv"`` or ``"fastconv_small"``.
         masked: the norm leaves padding out (see ``TimeNorm``).
     """
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .config import HubertConfig, load_config
 from .head import HubertHead
 from .model import Hubert, HubertOutput
+from .norms import wide
 
 FEATURE_PENALTY = 10.0
 
@@ -61,7 +62,8 @@ class HubertForPretraining(nn.Module):
         penalty = _mean_square(features, valid)
         output = self.hubert.encode(_scale_gradient(features, self.config.feature_grad_scale), valid, mask)
         chosen = mask if valid is None else mask & valid
-        logits = self.head(output.last_hidden_state[chosen])
+        with torch.autocast(features.device.type, enabled=False):  # the cosines need fp32
+            logits = self.head(wide(output.last_hidden_state[chosen]))
         targets = [label[chosen] for label in labels]
         pairs = list(zip(logits, targets, strict=True))
         masked = sum(target.numel() for target in targets)

@@ -35,7 +35,11 @@ class Encoder(nn.Module):
         dim: D. heads: of attention, for the rotary table.
         positions: of the layers' attention.
         layer_drop: probability that a layer is skipped in training.
+
+    ``generator`` draws which; None is PyTorch's own. Workers that must skip the same layers set one of equal seed.
     """
+
+    generator: torch.Generator | None = None
 
     def __init__(self, layers: Iterable[nn.Module], *, dim: int, heads: int, positions: str = "absolute",
                  layer_drop: float = 0.0):
@@ -52,8 +56,10 @@ class Encoder(nn.Module):
         return states
 
     def step(self, layer: nn.Module, x: Tensor, frames: Frames) -> Tensor:
-        dropped = self.training and self.layer_drop > 0 and torch.rand(()).item() < self.layer_drop
-        return x if dropped else layer(x, frames)
+        if self.training and self.layer_drop > 0:
+            dropped = torch.rand((), generator=self.generator).item() < self.layer_drop
+            return x if dropped else layer(x, frames)
+        return layer(x, frames)
 
     def frames(self, x: Tensor, valid: Tensor | None) -> Frames:
         """What the layers need beside x; an encoder with its own attention pattern overrides this."""

@@ -1,0 +1,1 @@
+"""Audio on disk as training data: manifests, the layouts of known corpora, batches."""

@@ -1,0 +1,1 @@
+"""Pre-training: configuration, workers, the update, checkpoints, logs (hubert.md 1.4 to 1.8)."""
