@@ -1,7 +1,8 @@
 """The binary products as torch operators (``torch.ops.bitquant.*``), with fake kernels for compile and export.
 
 ``naive`` defines them in plain torch and serves every device; on the CPU the ``native`` kernels take over where they
-can. Layouts: ``bitquant.packing``. No op is differentiable: training uses the float products of ``bitquant.nn``.
+can, on a GPU those of ``triton``. Layouts: ``bitquant.packing``. No op is differentiable: training uses the float
+products of ``bitquant.nn``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _library = torch.library.Library("bitquant", "DEF")
 
 
 def _operator(schema: str, check, fake):
-    """Define one op whose kernels are the functions of that name in ``naive`` and in the current CPU backend."""
+    """Define one op whose kernels are the functions of that name in ``naive`` and in a device's current backend."""
     name = schema.partition("(")[0]
     definition = getattr(naive, name)
 
@@ -40,13 +41,17 @@ def _operator(schema: str, check, fake):
         check(*args)
         return definition(*args)
 
-    def on_cpu(*args):
-        check(*args)
-        return getattr(dispatch.current(), name, definition)(*args)
+    def on(device):
+        def kernel(*args):
+            check(*args)
+            return getattr(dispatch.current(device), name, definition)(*args)
+
+        return kernel
 
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, on_any_device, "CompositeExplicitAutograd")
-    _library.impl(name, on_cpu, "CPU")
+    _library.impl(name, on("cpu"), "CPU")
+    _library.impl(name, on("cuda"), "CUDA")
     torch.library.register_fake(f"bitquant::{name}", fake, lib=_library)
     return getattr(torch.ops.bitquant, name).default
 

@@ -52,6 +52,14 @@ def _pair(ptr):
 
 
 @triton.jit
+def _columns(ptr, n, STEP: tl.constexpr, columns):
+    """Values of columns n and n + 1."""
+    return tl.load(ptr + n * STEP, mask=n < columns, other=0), tl.load(
+        ptr + (n + 1) * STEP, mask=n + 1 < columns, other=0
+    )
+
+
+@triton.jit
 def b1(
     a_ptr, a_ones_ptr, b_ptr, b_ones_ptr, scale_ptr, bias_ptr, limit_ptr, out_ptr, out_ones_ptr,
     rows, columns, k, a_steps, b_words, out_stride,
@@ -91,37 +99,57 @@ def b1(
             for j in tl.static_range(NT):
                 new = new + (bmma(acc[i * NT + j], a[i], b[j], W),)
         acc = new
-    for i in tl.static_range(MT):
-        for half in tl.static_range(2):
-            m = m0 + i * 16 + half * 8
-            a_ones = tl.load(a_ones_ptr + m, mask=m < rows, other=0)
-            word, count = zero, zero
-            for j in tl.static_range(NT):
-                for e in tl.static_range(2):
-                    n = n0 + j * 8 + 2 * t + e
-                    b_ones = None
-                    if not UNIT:
-                        b_ones = tl.load(b_ones_ptr + n, mask=n < columns, other=0)
-                    value = product(acc[i * NT + j][2 * half + e], a_ones, b_ones, k, UNIT)
-                    if limit_ptr is not None:
-                        limit = tl.load(limit_ptr + n, mask=n < columns, other=0)
-                        word |= ((value >= limit) & (n < columns)).to(tl.int32) << ((j % 4) * 8 + 2 * t + e)
-                    else:
-                        scale = tl.load(scale_ptr + n * SCALE_STEP, mask=n < columns, other=0)
-                        bias = None
-                        if bias_ptr is not None:
-                            bias = tl.load(bias_ptr + n, mask=n < columns, other=0)
-                        out = cast(scaled(value, scale, bias, RELU), out_ptr.dtype.element_ty)
-                        tl.store(out_ptr + m.to(tl.int64) * out_stride + n, out, mask=(m < rows) & (n < columns))
-                if limit_ptr is not None:
-                    if j % 4 == 3:
-                        # four lanes hold eight bits each of one word of row m: all of them get the word
-                        whole = tl.sum(word.reshape(8 * W, 4), 1)
-                        whole = tl.broadcast_to(whole[:, None], (8 * W, 4)).reshape(32 * W)
-                        at = (n0 + j * 8) // 32
-                        to = out_ptr + m.to(tl.int64) * out_stride + at
-                        tl.store(to, whole, mask=(m < rows) & (at < out_stride) & (t == 0))
-                        count += popcount(whole)
-                        word = zero
+    a_ones = ()
+    words = ()
+    for r in tl.static_range(2 * MT):
+        m = m0 + r * 8
+        a_ones = a_ones + (tl.load(a_ones_ptr + m, mask=m < rows, other=0),)
+        words = words + (zero,)
+    counts = words
+    for j in tl.static_range(NT):
+        n = n0 + j * 8 + 2 * t  # and n + 1
+        b0, b1 = None, None
+        if not UNIT:
+            b0, b1 = _columns(b_ones_ptr, n, 1, columns)
+        if limit_ptr is not None:
+            limit0, limit1 = _columns(limit_ptr, n, 1, columns)
+        else:
+            scale0, scale1 = _columns(scale_ptr, n, SCALE_STEP, columns)
+            bias0, bias1 = None, None
+            if bias_ptr is not None:
+                bias0, bias1 = _columns(bias_ptr, n, 1, columns)
+        changed = ()
+        for r in tl.static_range(2 * MT):
+            c = acc[r // 2 * NT + j]
+            low = product(c[r % 2 * 2], a_ones[r], b0, k, UNIT)
+            high = product(c[r % 2 * 2 + 1], a_ones[r], b1, k, UNIT)
             if limit_ptr is not None:
-                tl.atomic_add(out_ones_ptr + m, count, mask=(m < rows) & (t == 0))
+                bits = ((low >= limit0) & (n < columns)).to(tl.int32)
+                bits |= ((high >= limit1) & (n + 1 < columns)).to(tl.int32) << 1
+                changed = changed + (words[r] | (bits << ((j % 4) * 8 + 2 * t)),)
+            else:
+                m = m0 + r * 8
+                value = tl.join(scaled(low, scale0, bias0, RELU), scaled(high, scale1, bias1, RELU))
+                column = n[:, None] + tl.arange(0, 2)[None, :]
+                to = out_ptr + m.to(tl.int64)[:, None] * out_stride + column
+                tl.store(to, cast(value, out_ptr.dtype.element_ty), mask=(m < rows)[:, None] & (column < columns))
+        if limit_ptr is not None:
+            words = changed
+            if j % 4 == 3:  # the four lanes of a row hold eight bits each of one word
+                at = (n0 + j * 8) // 32
+                added = ()
+                empty = ()
+                for r in tl.static_range(2 * MT):
+                    m = m0 + r * 8
+                    whole = tl.sum(words[r].reshape(8 * W, 4), 1)
+                    whole = tl.broadcast_to(whole[:, None], (8 * W, 4)).reshape(32 * W)
+                    to = out_ptr + m.to(tl.int64) * out_stride + at
+                    tl.store(to, whole, mask=(m < rows) & (at < out_stride) & (t == 0))
+                    added = added + (counts[r] + popcount(whole),)
+                    empty = empty + (zero,)
+                counts = added
+                words = empty
+    if limit_ptr is not None:
+        for r in tl.static_range(2 * MT):
+            m = m0 + r * 8
+            tl.atomic_add(out_ones_ptr + m, counts[r], mask=(m < rows) & (t == 0))

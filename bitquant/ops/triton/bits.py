@@ -1,4 +1,4 @@
-"""What kernels share about words of 32 bits and about integer products: small functions, inlined where they are used."""
+"""What kernels share about words of 32 bits and about integer products: small functions, inlined where used."""
 
 import triton
 import triton.language as tl
@@ -54,10 +54,9 @@ def scaled(acc, scale, bias, RELU: tl.constexpr):
 @triton.jit
 def cast(value, TYPE: tl.constexpr):
     """fp32 to a float type, to nearest even; the interpreter, left alone, cuts off the end of a bf16."""
-    if INTERPRETED:
-        if TYPE == tl.bfloat16:
-            whole = value.to(tl.uint32, bitcast=True)
-            value = ((whole + 0x7FFF + ((whole >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    if INTERPRETED and tl.bfloat16 == TYPE:
+        whole = value.to(tl.uint32, bitcast=True)
+        value = ((whole + 0x7FFF + ((whole >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
     return value.to(TYPE)
 
 

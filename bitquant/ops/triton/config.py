@@ -1,8 +1,8 @@
 """Tile sizes and warps of a launch: from the JSON of the GPU if one is shipped, else by a rule.
 
 ``configs/*.json``: ``device`` (part of the GPU's name), ``origin`` (how the numbers came about), and for each kernel a
-list of entries, tried in order: ``rows`` (the most rows it is for) beside the launch parameters. ``BITQUANT_GPU_CONFIG``
-names another such file, as ``python -m benchmarks.gpu --tune FILE`` writes it.
+list of entries, tried in order: ``rows`` (the most rows it is for) beside the launch parameters.
+``BITQUANT_GPU_CONFIG`` names another such file, as ``python -m benchmarks.gpu --tune FILE`` writes it.
 """
 
 from __future__ import annotations

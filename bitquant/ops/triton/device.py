@@ -52,6 +52,16 @@ def unavailable_reason() -> str | None:
     return None
 
 
+def summary() -> str:
+    """What the kernels run on, where they do."""
+    if interpreted():
+        return "Triton's interpreter on CPU tensors (TRITON_INTERPRET), slow and exact"
+    found = device(torch.device("cuda", torch.cuda.current_device()))
+    where = f"sm_{found.capability}" if found.kind == "cuda" else found.architecture
+    name, reason = choose(found, FEW_ROWS + 1)
+    return f"{found.name} ({where}): {name} ({reason}), up to {FEW_ROWS} rows {choose(found, 1)[0]}"
+
+
 def device(of: torch.device) -> Device:
     """The device of a tensor."""
     return INTERPRETER if of.type == "cpu" else _properties(of.index or 0)

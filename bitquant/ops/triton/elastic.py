@@ -1,4 +1,4 @@
-"""Elastic binarization for training, one kernel each way: levels with their NaN check, and all gradients in one read."""
+"""Elastic binarization for training, one kernel each way: levels with their NaN check, all gradients in one read."""
 
 from __future__ import annotations
 

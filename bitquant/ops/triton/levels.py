@@ -17,10 +17,7 @@ ROUND = tl.constexpr(12582912.0)
 def level(x, offset, step, BITS: tl.constexpr, SIGNED: tl.constexpr):
     """fp32 levels of fp32 x (contract 3); ``offset`` is the threshold at 1 bit, the shift at more."""
     if BITS == 1:
-        if SIGNED:
-            r = tl.where(x >= offset, 1.0, -1.0)
-        else:
-            r = tl.where(x > offset, 1.0, 0.0)
+        r = tl.where(x >= offset, 1.0, -1.0) if SIGNED else tl.where(x > offset, 1.0, 0.0)
     else:
         LOW: tl.constexpr = -(2 ** (BITS - 1)) if SIGNED else 0
         HIGH: tl.constexpr = 2 ** (BITS - 1) - 1 if SIGNED else 2**BITS - 1
@@ -93,6 +90,7 @@ def level_product(
     batch = (m // (out_height * out_width)).to(tl.int64)
     y0 = place // out_width * stride_y - before_y
     x0 = place % out_width * stride_x - before_x
+    image = a_ptr + batch * (height * width) * channels
     b = b_ptr + at_lane(tl.minimum(n, tl.num_programs(1) // tiles * group_columns - 1), b_words)
     acc = tl.zeros((BM, BN), tl.int32)
     high = tl.zeros((BM, BN), tl.int32)
@@ -103,8 +101,8 @@ def level_product(
         x = x0[:, None] + (tap % kernel_width * dilation_x)[None, :]
         inside = (m < positions)[:, None] & (kk < columns)[None, :]
         inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        at = ((batch[:, None] * height + y) * width + x) * channels
-        a = tl.load(a_ptr + at + (group * group_channels + kk % group_channels)[None, :], mask=inside, other=0)
+        at = (y * width + x) * channels + (group * group_channels + kk % group_channels)[None, :]
+        a = tl.load(image[:, None] + at, mask=inside, other=0)
         weight = _signs(b, first // 32, b_words, BK // 32, BN)
         if UNSIGNED_BYTE:  # 0 to 255 does not fit int8: two products, of the upper seven bits and of the lowest
             high = tl.dot((a >> 1) & 127, weight, high, out_dtype=tl.int32)

@@ -1,4 +1,4 @@
-"""LayerNorm that gives the float and, for the layer that follows, its signs and their number: 1/16 more bytes written."""
+"""LayerNorm that gives the float and, for the layer that follows, its signs and their number: 1/16 more bytes."""
 
 import triton
 import triton.language as tl

@@ -23,11 +23,8 @@ def pack(
         x = tl.load(x_ptr + row[:, None, None] * x_stride + c[None, :, :], mask=inside, other=0).to(tl.float32)
         tl.device_assert(x == x, "NaN reached a binarizer")
         threshold = tl.load(threshold_ptr + c * THRESHOLD_STEP, mask=c < k, other=0)[None, :, :]
-        if STRICT:
-            bit = (x > threshold) & inside
-        else:
-            bit = (x >= threshold) & inside
-        words = tl.sum(bit.to(tl.int32) << shift[None, None, :], 2)
+        bit = (x > threshold) if STRICT else (x >= threshold)
+        words = tl.sum((bit & inside).to(tl.int32) << shift[None, None, :], 2)
         to = words_ptr + row[:, None] * words_stride + w[None, :]
         tl.store(to, words, mask=(r < rows)[:, None] & (w < words_stride)[None, :])
         count += tl.sum(popcount(words), 1)

@@ -25,10 +25,8 @@ def popc(
             acc += popcount(x & y)
         else:
             acc += popcount(x ^ y)
-    if UNIT:
-        acc = 2 * acc - tl.load(a_ones_ptr + m, mask=m < rows, other=0)[:, None]
-    else:
-        acc = k - 2 * acc
+    a_ones = tl.load(a_ones_ptr + m, mask=m < rows, other=0)[:, None]
+    acc = 2 * acc - a_ones if UNIT else k - 2 * acc
     store_tile(
         acc, m, n, scale_ptr, bias_ptr, limit_ptr, out_ptr, out_ones_ptr, rows, columns, out_stride,
         SCALE_STEP, RELU, BM, BN,
