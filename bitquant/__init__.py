@@ -18,6 +18,7 @@ _EXPORTS = {
     "load": "checkpoint",
     "export_onnx": "onnx",
     "report": "coverage",
+    "optimize_": "runtime",
     "sensitivity": "damage",
     "profile": "profiling",
 }

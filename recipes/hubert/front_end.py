@@ -49,13 +49,21 @@ class FrontEnd(nn.Module):
         """
         if wave.ndim != 2 or wave.shape[1] < RECEPTIVE_FIELD:
             raise ValueError(f"audio must be (batch, at least {RECEPTIVE_FIELD} samples), got {tuple(wave.shape)}")
+        valid = lengths
+        for index, conv in enumerate(self.convs if lengths is not None else ()):
+            lengths = torch.div(lengths - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
+            lengths = lengths.clamp(min=0)
+            valid = lengths if index == 0 else valid
+        return self.frames(wave, valid if self.norm.masked else None).transpose(1, 2), lengths
+
+    def frames(self, wave: Tensor, valid: Tensor | None = None) -> Tensor:
+        """wave (B, N), int (B,) outputs of the first convolution that the norm counts, or None for all -> (B, C, T)."""
         x = wave[:, None]
-        for index, conv in enumerate(self.convs):
+        for conv, norm, act in self.conv_steps():
             x = conv(x)
-            if lengths is not None:
-                lengths = torch.div(lengths - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
-                lengths = lengths.clamp(min=0)
-            if index == 0:
-                x = self.norm(x, lengths)
-            x = self.act(x)
-        return x.transpose(1, 2), lengths
+            x = act(x if norm is None else norm(x, valid))
+        return x
+
+    def conv_steps(self) -> list[tuple[nn.Module, nn.Module | None, nn.Module]]:
+        """(convolution, norm or None, activation), in order."""
+        return [(conv, None if index else self.norm, self.act) for index, conv in enumerate(self.convs)]

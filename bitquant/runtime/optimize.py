@@ -1,0 +1,67 @@
+"""``optimize_``: the float remainder of a model, extractor and positional convolution, faster on a CPU."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from . import extractor, grouped
+from .onednn import bfloat16_is_fast
+
+MODES = {"exact": torch.float32, "fast": torch.bfloat16}
+
+
+class Optimized(NamedTuple):
+    """One module that ``optimize_`` looked at. ``reason``: why it was left as it was, or None."""
+
+    path: str
+    what: str
+    reason: str | None
+
+
+def optimize_(model: nn.Module, mode: str = "exact") -> list[Optimized]:
+    """Run the float waveform extractor and grouped convolutions of a model in a faster form, in place.
+
+    Parameters, buffers and the state_dict stay as they are; changed weights are noticed. The fast form runs on fp32
+    input on the CPU, in eval mode and without gradients (``torch.inference_mode``, or no parameter that asks for one);
+    any other call runs the module's own forward. Hooks on the layers inside an extractor then see nothing. Works on
+    float, student and packed models, of transformers and of ``recipes.hubert``.
+
+    Args:
+        mode: ``"exact"``: the same fp32 arithmetic, summed in another order, and the norm over time taken into the
+            first weight; outputs agree to rounding (about 1e-6 of the largest), not bit for bit, so a sign at a
+            binarizer's threshold may flip: optimize both models where two are to be equal. ``"fast"``: products in
+            bfloat16.
+
+    Returns:
+        Every extractor and grouped convolution found, and why one was left.
+
+    Raises:
+        ValueError: another mode, or ``"fast"`` on a processor without bfloat16 instructions.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+    if mode == "fast" and not bfloat16_is_fast():
+        raise ValueError(
+            "mode 'fast' multiplies in bfloat16, which this processor has no instructions for; use 'exact'"
+        )
+    rows, inside = [], set()
+    for path, module in model.named_modules():
+        if extractor.steps_of(module) is not None:
+            rows.append(_replace(extractor, path, "waveform extractor", module, MODES[mode]))
+            inside.update(module.modules())
+        elif isinstance(module, nn.Conv1d) and module not in inside and 1 < module.groups < module.in_channels:
+            rows.append(_replace(grouped, path, "grouped convolution", module, MODES[mode]))
+    return rows
+
+
+def _replace(kind, path: str, what: str, module: nn.Module, dtype: torch.dtype) -> Optimized:
+    reason = kind.unsupported(module)
+    if reason is None:
+        try:
+            kind.replace_(module, dtype)
+        except ValueError as error:
+            reason = str(error)
+    return Optimized(path, what, reason)
