@@ -5,6 +5,7 @@ import os
 import click
 
 import bitquant
+from bitquant.cli.bench import bench
 from bitquant.cli.demo import demo
 from bitquant.cli.doctor import doctor
 from bitquant.cli.errors import Commands
@@ -21,5 +22,5 @@ def main():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are directories; nothing is ever fetched
 
 
-for command in (quantize, inspect, profile, export, demo, doctor):
+for command in (quantize, inspect, profile, bench, export, demo, doctor):
     main.add_command(command)
