@@ -9,6 +9,8 @@ Gradients follow ``reference/bit.md`` 1.2 with ``u = (x + shift) / alpha``.
 import torch
 from torch import Tensor
 
+from .kernels import kernels_for
+
 ALPHA_FLOOR = 1e-5
 NAN_MESSAGE = "NaN reached a binarizer: its input must be finite numbers (check the model's inputs and weights)"
 
@@ -49,11 +51,15 @@ class SignedLevels(torch.autograd.Function):
     def forward(ctx, x: Tensor, shift: Tensor, alpha: Tensor, smooth: bool) -> Tensor:
         ctx.save_for_backward(x, shift, alpha)
         ctx.smooth = smooth
+        if kernels := kernels_for(x, shift, alpha):
+            return kernels.levels(x, shift, alpha, 1, -1, 1)
         return (x >= -shift).to(x.dtype).mul_(2).sub_(1)
 
     @staticmethod
     def backward(ctx, grad):
         x, shift, alpha = ctx.saved_tensors
+        if kernels := kernels_for(x, shift, alpha):
+            return *kernels.gradient(grad, x, shift, alpha, ctx.smooth, -1, 1)[:2], None, None
         distance = ((x + shift) / alpha).abs_()
         slope = (2 - 2 * distance).clamp_(min=0) if ctx.smooth else (distance <= 1).to(x.dtype)
         dz = slope.mul_(grad).div_(alpha)
@@ -67,11 +73,15 @@ class UnitLevels(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, shift: Tensor, alpha: Tensor, bits: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, shift, alpha)
+        if bits is None and (kernels := kernels_for(x, shift, alpha)):
+            return kernels.levels(x, shift, alpha, 1, 0, 1)
         return (x > alpha / 2 - shift if bits is None else bits).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         x, shift, alpha = ctx.saved_tensors
+        if kernels := kernels_for(x, shift, alpha):
+            return *kernels.gradient(grad, x, shift, alpha, False, 0, 1), None
         u = (x + shift) / alpha
         dz = torch.where((u >= 0) & (u <= 1), grad / alpha, torch.zeros((), dtype=x.dtype, device=x.device))
         dalpha = _sum_to(-(dz * u), alpha) if ctx.needs_input_grad[2] else None

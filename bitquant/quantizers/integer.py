@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .kernels import kernels_for
+
 FLOAT_BITS = 32  # the width that passes floats through
 
 
@@ -21,12 +23,16 @@ class IntegerLevels(torch.autograd.Function):
     def forward(ctx, x: Tensor, shift: Tensor, alpha: Tensor, low: int, high: int) -> Tensor:
         ctx.save_for_backward(x, shift, alpha)
         ctx.range = low, high
+        if kernels := kernels_for(x, shift, alpha):
+            return kernels.levels(x, shift, alpha, high.bit_length() + (low < 0), low, high)
         return torch.round((x + shift) / alpha).clamp_(low, high)
 
     @staticmethod
     def backward(ctx, grad):
         x, shift, alpha = ctx.saved_tensors
         low, high = ctx.range
+        if kernels := kernels_for(x, shift, alpha):
+            return *kernels.gradient(grad, x, shift, alpha, False, low, high), None, None
         u = (x + shift) / alpha
         dz = torch.where((u >= low) & (u <= high), grad / alpha, torch.zeros((), dtype=x.dtype, device=x.device))
         dshift = dz.sum_to_size(shift.shape) if ctx.needs_input_grad[1] else None

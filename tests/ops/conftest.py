@@ -23,7 +23,7 @@ def poison(monkeypatch):
 
     def garbage(*args, **kwargs):
         out = empty(*args, **kwargs)
-        return out.fill_(float("nan") if out.is_floating_point() else 0x5A5A5A5A)
+        return out.fill_(float("nan") if out.is_floating_point() else 0x5A5A5A5A & torch.iinfo(out.dtype).max)
 
     monkeypatch.setattr(torch, "empty", garbage)
 

@@ -35,14 +35,14 @@ CANDIDATES = {
         {"BM": 4, "BN": 32, "num_warps": 1},
     ],
     "attention": [
-        {"BM": 128, "BN": 64, "num_warps": 8, "num_stages": 2},
-        {"BM": 64, "BN": 64, "num_warps": 4, "num_stages": 2},
-        {"BM": 32, "BN": 64, "num_warps": 4, "num_stages": 2},
+        {"BM": 128, "BN": 32, "num_warps": 8, "num_stages": 2},
+        {"BM": 64, "BN": 32, "num_warps": 4, "num_stages": 2},
+        {"BM": 32, "BN": 32, "num_warps": 4, "num_stages": 2},
     ],
     "level_product": [
-        {"BM": 128, "BN": 64, "BK": 64, "num_warps": 8, "num_stages": 2},
-        {"BM": 64, "BN": 64, "BK": 64, "num_warps": 4, "num_stages": 2},
-        {"BM": 64, "BN": 16, "BK": 64, "num_warps": 4, "num_stages": 2},
+        {"BM": 128, "BN": 64, "BK": 32, "num_warps": 8, "num_stages": 2},
+        {"BM": 64, "BN": 64, "BK": 32, "num_warps": 4, "num_stages": 2},
+        {"BM": 64, "BN": 16, "BK": 32, "num_warps": 4, "num_stages": 2},
     ],
 }
 """What autotuning tries, in the order in which the rule does."""

@@ -29,7 +29,7 @@ class Device(NamedTuple):
     processors: int
 
 
-INTERPRETER = Device("interpreter", 0, "", "Triton's interpreter", 1)
+INTERPRETER = Device("interpreter", 0, "", "Triton's interpreter", 1 << 30)
 
 
 def interpreted() -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import naive
 from ..checks import output_size
+from . import elastic as elastic  # what the quantizers of trained layers use
 from . import fused
 from .config import settings
 from .device import device
