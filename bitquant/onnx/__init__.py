@@ -32,7 +32,7 @@ def export_onnx(
     flavour: str = "standard",
     threads: int = 1,
 ) -> Exported:
-    """Write a packed model as one ONNX file (opset 18, IR 10) that stock runtimes run, and check it in ONNX Runtime.
+    """Write a packed model as one ONNX file (opset 20, IR 10) that stock runtimes run, and check it in ONNX Runtime.
 
     Args:
         model: after ``convert_``; not changed.

@@ -1,4 +1,4 @@
-"""The model-local functions of an exported file: every packed layer in standard operators of opset 18.
+"""The model-local functions of an exported file: every packed layer in standard operators of opset 20.
 
 A runtime inlines them and folds what does not depend on the input when it loads the file; one that has a kernel of the
 same domain and name may run that instead. ``MatMulInteger(uint8, int8)`` is the one exact product that is fast
@@ -14,7 +14,7 @@ from onnx import FunctionProto, parser
 
 from . import attention, convolutions, layers, levels, products
 
-DOMAIN, VERSION, OPSET = "bitquant", 1, 18
+DOMAIN, VERSION, OPSET = "bitquant", 1, 20
 
 TEXTS = {**levels.TEXTS, **layers.TEXTS, **convolutions.TEXTS, **attention.TEXTS, **products.TEXTS}
 
