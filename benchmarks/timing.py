@@ -9,16 +9,19 @@ import torch
 from torch.nn.functional import linear
 
 
-def median_times(calls, seconds, *, rounds=7):
+def median_times(calls, seconds, *, rounds=7, settle=False):
     """Median seconds of each call, taking turns for ``seconds`` and at least ``rounds``, after two that do not count.
 
-    The turns are in random order: what ran just before decides what is left in the caches.
+    The turns are in random order: what ran just before decides what is left in the caches. With ``settle`` each turn
+    calls twice and times the second: threads of another runtime spin for a while after its own turn.
     """
     order = random.Random(0)
     times = {name: [] for name in calls}
     done, end = -2, math.inf
     while done < rounds or time.perf_counter() < end:
         for name, call in order.sample(list(calls.items()), len(calls)):
+            if settle:
+                call()
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)

@@ -73,7 +73,8 @@ class QuantConfig:
             in float, an exact name goes before a pattern, the innermost exact name before the others, earlier
             patterns before later ones.
 
-    A rule holds for the module it names (a pattern: for those whose whole name it matches) and all modules below.
+    A rule holds for the module it names (a pattern: for those whose whole name it matches) and all modules below. Stem
+    and head are binarized only where a rule, ``{}`` is enough, has exactly their name.
 
     Raises:
         ValueError: unknown preset, field or value, with what would be right.

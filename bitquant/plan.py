@@ -90,7 +90,7 @@ class Plan:
                 return Decision(None, POSITIONS)
         if site.traced is None and site.reason is not None:
             return Decision(None, DIFFERS if site.functional else UNREACHED, site.reason)
-        if site.path in self._outside:
+        if site.path in self._outside and site.path not in self.config.rules:  # a rule of its very name says otherwise
             return Decision(None, self._outside[site.path])
         if not has_form(self.model, site):
             return Decision(None, PARAMETER if site.by_parameter else UNSUPPORTED)

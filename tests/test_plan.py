@@ -184,6 +184,14 @@ def test_stem_and_head_of_a_sequential():
     assert left == {"0.0": plan.STEM, "0.2": plan.STEM, "2.0": plan.HEAD, "2.2": plan.HEAD}
 
 
+def test_a_rule_with_its_very_name_binarizes_the_stem():
+    make = lambda: nn.Sequential(nn.Linear(8, 16), Stack(Block(16, 2), Block(16, 2)), nn.Linear(16, 4))  # noqa: E731
+    for rules, expected in (({"0": {}}, {"2": plan.HEAD}), ({"re:.*": {}}, {"0": plan.STEM, "2": plan.HEAD})):
+        model = make()
+        bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", rules=rules), torch.randn(2, 5, 8))
+        assert {row.path: row.reason for row in bitquant.report(model).rows if row.reason} == expected
+
+
 def test_a_projection_between_two_stacks_is_part_of_the_encoder():
     first, second = Stack(Block(16, 2), Block(16, 2)), Stack(Block(32, 2), Block(32, 2))
     model = nn.Sequential(nn.Linear(16, 16), first, nn.Linear(16, 32), second, nn.Linear(32, 2)).eval()
