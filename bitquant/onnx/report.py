@@ -86,14 +86,14 @@ def measured(
     if found.mismatches:
         raise ValueError(f"{found.mismatches} values differ in ONNX Runtime, most of them in {found.worst}")
     twin = trace(float_twin(model), inputs, dynamic=True)
-    files = {"1 bit": proto.SerializeToString(), "float32": twin.SerializeToString(), "dynamic int8": _int8(twin)}
+    files = {"1 bit": proto.SerializeToString(), "float32": twin.SerializeToString(), "dynamic int8": dynamic_int8(twin)}
     sessions = {name: Session(content, threads) for name, content in files.items()}
     times = milliseconds(sessions, inputs)
     rows = {name: Measured(len(files[name]), session.load_ms, times[name]) for name, session in sessions.items()}
     return Exported(len(layers(proto)), proto.ByteSize(), found, rows)
 
 
-def _int8(model: ModelProto) -> bytes:
+def dynamic_int8(model: ModelProto) -> bytes:
     """ONNX Runtime's own dynamic quantization of a float model."""
     runtime()
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -90,4 +90,3 @@ class _Function(nn.Module):
         return FLOAT[self.kind](*args, **kwargs)
 
 
-__all__ = ["float_twin"]
