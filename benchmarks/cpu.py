@@ -17,7 +17,7 @@ from torch.nn.functional import conv1d, conv2d, linear
 
 from benchmarks.timing import bf16_layer, geometric_mean, int8_layer, median_times
 from bitquant import ops, packing
-from bitquant.ops import native
+from bitquant.ops import library
 
 ROWS = (1, 16, 128, 512)
 WEIGHTS = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))  # (K, N)
@@ -136,7 +136,7 @@ def main(as_json, isa, threads, seconds):
         torch.set_num_threads(threads)
     if isa:
         try:
-            native.use_instruction_set(isa)
+            library.use_instruction_set(isa)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--isa") from None
     with torch.inference_mode():

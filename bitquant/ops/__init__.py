@@ -13,6 +13,7 @@ from torch import Tensor
 from ..packing import words_for
 from . import checks, dispatch, naive
 from .checks import output_size
+from .direct import is_direct
 from .dispatch import Backend, BackendUnavailable, backends, use_backend
 
 __all__ = [
@@ -33,7 +34,8 @@ _library = torch.library.Library("bitquant", "DEF")
 
 
 def _operator(schema: str, check, fake):
-    """Define one op whose kernels are the functions of that name in ``naive`` and in a device's current backend."""
+    """Define one op whose kernels are the functions of that name in ``naive`` and in a device's current backend,
+    and return what calls it: past torch's dispatcher where nothing there looks on."""
     name = schema.partition("(")[0]
     definition = getattr(naive, name)
 
@@ -50,10 +52,15 @@ def _operator(schema: str, check, fake):
 
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, on_any_device, "CompositeExplicitAutograd")
-    _library.impl(name, on("cpu"), "CPU")
+    _library.impl(name, on_cpu := on("cpu"), "CPU")
     _library.impl(name, on("cuda"), "CUDA")
     torch.library.register_fake(f"bitquant::{name}", fake, lib=_library)
-    return getattr(torch.ops.bitquant, name).default
+    operator = getattr(torch.ops.bitquant, name).default
+
+    def call(*args):
+        return (on_cpu if is_direct(args) else operator)(*args)
+
+    return call
 
 
 _threshold_pack = _operator(

@@ -15,19 +15,20 @@ MAX_EXACT = 1 << 24
 
 
 def threshold_pack(x: Tensor, threshold: Tensor) -> None:
+    shape = x.shape
     if x.dtype not in FLOATS:
         raise ValueError(f"x must be a float tensor, got {x.dtype}")
-    if x.ndim == 0 or not 0 < x.shape[-1] < MAX_EXACT:
-        raise ValueError(f"x needs a last dimension of 1 to 2^24 - 1 features, got shape {tuple(x.shape)}")
-    _vector(threshold, x.shape[-1], "threshold")
+    if not shape or not 0 < shape[-1] < MAX_EXACT:
+        raise ValueError(f"x needs a last dimension of 1 to 2^24 - 1 features, got shape {tuple(shape)}")
+    _vector(threshold, shape[-1], "threshold")
 
 
 def binary_linear(
     x: Tensor, threshold: Tensor, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
 ) -> None:
     threshold_pack(x, threshold)
-    shape = ((out_features + LANES - 1) // LANES, (x.shape[-1] + WORD_BITS - 1) // WORD_BITS, LANES)
-    if out_features < 1 or lanes.shape != shape or lanes.dtype != torch.int32:
+    shape = (-(-out_features // LANES), -(-x.shape[-1] // WORD_BITS), LANES)
+    if lanes.shape != shape or out_features < 1 or lanes.dtype is not torch.int32:
         raise ValueError(
             f"{x.shape[-1]} -> {out_features} features need int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}"
         )
@@ -126,7 +127,7 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
 
 def _vector(x: Tensor, n: int, name: str, scalar: bool = True) -> None:
     size = x.numel()
-    if x.dtype != torch.float32 or (size != n and not (scalar and size == 1)) or x.ndim > 1:
+    if (size != n and not (scalar and size == 1)) or x.ndim > 1 or x.dtype is not torch.float32:
         wanted = f"[{n}] or [1]" if scalar and n != 1 else f"[{n}]"
         raise ValueError(f"{name} must be float32 {wanted}, got {x.dtype} {list(x.shape)}")
 

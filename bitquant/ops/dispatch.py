@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
 
-from . import naive, native
+from . import library, naive, native
 from .triton import device as gpu
 
 NAMES = ("native", "triton", "naive")
@@ -35,8 +35,8 @@ _automatic: dict[str, ModuleType] = {}
 
 def backends() -> list[Backend]:
     """Every backend in order of preference, with its state on this machine."""
-    reason, gpu_reason = native.unavailable_reason(), gpu.unavailable_reason()
-    detail = reason or f"instruction set {native.instruction_set()} of {', '.join(native.instruction_sets())}"
+    reason, gpu_reason = library.unavailable_reason(), gpu.unavailable_reason()
+    detail = reason or f"instruction set {library.instruction_set()} of {', '.join(library.instruction_sets())}"
     return [
         Backend("native", reason is None, detail, ("cpu",)),
         Backend(
@@ -88,7 +88,7 @@ def _choose(device: str) -> ModuleType:
 
 def _problem(name: str) -> str | None:
     """Why a backend cannot run here, or None."""
-    reasons = {"native": native.unavailable_reason, "triton": gpu.unavailable_reason}
+    reasons = {"native": library.unavailable_reason, "triton": gpu.unavailable_reason}
     reason = reasons[name]() if name in reasons else None
     return f"backend {name!r} cannot run: {reason}" if reason else None
 

@@ -1,4 +1,4 @@
-"""The CPU kernels of ``bitquant/ops/cpu`` behind the functions of ``naive``, loaded once with ctypes.
+"""The CPU kernels of ``bitquant/ops/cpu`` behind the functions of ``naive``.
 
 Outputs are allocated here and filled there; the only work left to Python is to hand over addresses, as a call over a
 few tokens costs microseconds.
@@ -6,150 +6,19 @@ few tokens costs microseconds.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterable
-from ctypes import c_char_p, c_int, c_int64, c_void_p
-from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
+from struct import Struct
 
-import torch  # first, so that its OpenMP runtime is the one the library finds
+import torch
 from torch import Tensor
 
 from . import naive
 from .checks import output_size
+from .library import INDEX, NAN, OK, TABLE, load
 
-ABI_VERSION = 2
-OK, NAN, INDEX, TABLE, NO_MEMORY, UNSUPPORTED = range(6)  # bq_status of bitquant.h
-FILE_NAME = {"darwin": "libbitquant_cpu.dylib", "win32": "bitquant_cpu.dll"}.get(sys.platform, "libbitquant_cpu.so")
-
-_SIGNATURES = {
-    "bq_abi_version": (c_int, []),
-    "bq_instruction_set_name": (c_char_p, [c_int]),
-    "bq_instruction_set": (c_char_p, []),
-    "bq_use_instruction_set": (c_int, [c_char_p]),
-    "bq_threshold_pack": (c_int, [c_void_p, *[c_int64] * 3, c_void_p, c_int64, c_int, c_void_p, c_void_p, c_int]),
-    "bq_linear": (
-        c_int,
-        [c_void_p, *[c_int64] * 3, c_void_p, c_int64, c_int, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p]
-        + [c_int],
-    ),
-    "bq_integer_linear": (
-        c_int,
-        [c_void_p, *[c_int64] * 3, c_void_p, c_int64, c_void_p, c_int, c_int, c_void_p, c_int64, c_void_p, c_int64]
-        + [c_void_p, c_void_p, c_int],
-    ),
-    "bq_convolve": (c_int, [c_void_p, c_int]),
-    "bq_attention_rowmax": (c_int, [c_void_p, c_void_p, c_int]),
-    "bq_attention_table": (c_int, [c_void_p, c_void_p, c_void_p, c_int]),
-    "bq_embedding": (c_int, [c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int]),
-}
-
-
-class _Convolution(ctypes.Structure):
-    """``bq_convolution`` of bitquant.h."""
-
-    _fields_ = (
-        [(name, c_void_p) for name in ("x", "out", "offset", "step", "lanes", "scale", "bias")]
-        + [(name, c_int64) for name in ("batch", "channels", "height", "width", "out_channels", "groups")]
-        + [(name, c_int64) for name in ("offset_size", "scale_size", "x_batch", "x_channel", "x_row", "x_column")]
-        + [(name, 2 * c_int64) for name in ("kernel", "stride", "dilation", "before", "after")]
-        + [(name, c_int64) for name in ("bits", "is_signed")]
-    )
-
-
-class _Attention(ctypes.Structure):
-    """``bq_attention`` of bitquant.h."""
-
-    _fields_ = (
-        [(name, c_void_p) for name in ("q", "k", "v", "keep", "out")]
-        + [(name, c_int64) for name in ("batch", "heads", "queries", "keys", "d", "dv")]
-        + [(f"{x}_{dim}", c_int64) for x in "qkv" for dim in ("batch", "head", "row")]
-        + [(f"keep_{dim}", c_int64) for dim in ("batch", "head", "row", "key")]
-        + [("scale", c_void_p)]
-    )
-
-
-class _Loaded(NamedTuple):
-    library: ctypes.CDLL | None
-    reason: str | None
-
-
-def unavailable_reason() -> str | None:
-    """Why the library cannot run here, or None."""
-    return _load().reason
-
-
-def instruction_sets() -> list[str]:
-    """What the library has that this processor runs, best first; empty without a library."""
-    library, names = _load().library, []
-    while library and (name := library.bq_instruction_set_name(len(names))):
-        names.append(name.decode())
-    return names
-
-
-def instruction_set() -> str | None:
-    """The instruction set in use."""
-    library = _load().library
-    return library.bq_instruction_set().decode() if library else None
-
-
-def use_instruction_set(name: str) -> None:
-    """Switch the process to one of :func:`instruction_sets`. ValueError if it is none of them."""
-    if problem := _switch(_load().library, name):
-        raise ValueError(problem)
-
-
-def openmp_runtimes() -> list[str]:
-    """OpenMP libraries in this process (Linux). More than one means two thread pools that fight for the cores."""
-    with open("/proc/self/maps") as maps:
-        files = {line.split()[-1] for line in maps if "omp" in line.rpartition("/")[2]}
-    return sorted(path for path in files if Path(path).name.startswith(("libgomp", "libomp", "libiomp")))
-
-
-@lru_cache(maxsize=1)
-def _load() -> _Loaded:
-    # Beside this file; else, where a source tree in the working directory hides the installed package, beside that one.
-    package = sys.modules[__package__].__path__
-    installed = [Path(entry, *__package__.split(".")) for entry in sys.path]
-    found = _libraries(package) or _libraries(installed)
-    if not found:
-        return _Loaded(
-            None,
-            f"{FILE_NAME} is not part of this installation, which was made without a working C++17 compiler;"
-            " install one (Debian: apt install g++) and reinstall bitquant-torch",
-        )
-    path = max(found, key=lambda candidate: candidate.stat().st_mtime)
-    try:
-        library = ctypes.CDLL(str(path))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
-        return _Loaded(None, f"{path} cannot be loaded: {error}")
-    if (version := library.bq_abi_version()) != ABI_VERSION:
-        return _Loaded(None, f"{path} has interface {version}, this package needs {ABI_VERSION}: build it again")
-    forced = os.environ.get("BITQUANT_ISA")
-    if forced and (problem := _switch(library, forced)):
-        return _Loaded(None, f"BITQUANT_ISA: {problem}")
-    return _Loaded(library, None)
-
-
-def _libraries(folders: Iterable[str | Path]) -> list[Path]:
-    return [path for folder in folders if (path := Path(folder, FILE_NAME)).is_file()]
-
-
-def _switch(library: ctypes.CDLL | None, name: str) -> str | None:
-    if library is None:
-        return unavailable_reason()
-    if library.bq_use_instruction_set(name.encode()) == OK:
-        return None
-    names = []
-    while supported := library.bq_instruction_set_name(len(names)):
-        names.append(supported.decode())
-    return f"instruction set {name!r} is unknown or not supported by this processor: choose one of {', '.join(names)}"
+# The structures of bitquant.h, whose members all have eight bytes: addresses (Q), then whole numbers (q).
+_LINEAR = Struct("@7Q8q").pack
+_CONVOLUTION = Struct("@7Q24q").pack
+_ATTENTION = Struct("@5Q19qQ").pack
 
 
 def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
@@ -158,7 +27,7 @@ def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, 
     threshold = threshold.contiguous()
     words = torch.empty((*x.shape[:-1], (k + 31) // 32), dtype=torch.int32)
     ones = torch.empty(x.shape[:-1], dtype=torch.int32)
-    status = _load().library.bq_threshold_pack(
+    status = load().library.bq_threshold_pack(
         rows.data_ptr(), count, k, stride, threshold.data_ptr(), threshold.numel(), strict,
         words.data_ptr(), ones.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
@@ -169,18 +38,7 @@ def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, 
 def binary_linear(
     x: Tensor, threshold: Tensor, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
-    rows, count, stride = _rows(x)
-    threshold, lanes, scale = threshold.contiguous(), lanes.contiguous(), scale.contiguous()
-    if bias is not None:
-        bias = bias.contiguous()
-    out = torch.empty((*x.shape[:-1], out_features), dtype=torch.float32)
-    status = _load().library.bq_linear(
-        rows.data_ptr(), count, x.shape[-1], stride, threshold.data_ptr(), threshold.numel(), strict,
-        lanes.data_ptr(), out_features, scale.data_ptr(), scale.numel(), None if bias is None else bias.data_ptr(),
-        out.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    _check(status, "x")
-    return out if x.dtype == torch.float32 else out.to(x.dtype)
+    return _multiply(x, threshold, None, 1, not strict, lanes, out_features, scale, bias)
 
 
 def integer_linear(
@@ -194,21 +52,33 @@ def integer_linear(
     scale: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    if bits == 1:
-        return binary_linear(x, offset, not signed, lanes, out_features, scale, bias)
     if bits == 32:  # a float product: torch's own
         return naive.integer_linear(x, offset, step, bits, signed, lanes, out_features, scale, bias)
+    return _multiply(x, offset, None if bits == 1 else step, bits, signed, lanes, out_features, scale, bias)
+
+
+def _multiply(
+    x: Tensor,
+    offset: Tensor,
+    step: Tensor | None,
+    bits: int,
+    signed: bool,
+    lanes: Tensor,
+    n: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
     rows, count, stride = _rows(x)
     offset, lanes, scale = offset.contiguous(), lanes.contiguous(), scale.contiguous()
     if bias is not None:
         bias = bias.contiguous()
-    out = torch.empty((*x.shape[:-1], out_features), dtype=torch.float32)
-    status = _load().library.bq_integer_linear(
-        rows.data_ptr(), count, x.shape[-1], stride, offset.data_ptr(), offset.numel(), step.data_ptr(), bits, signed,
-        lanes.data_ptr(), out_features, scale.data_ptr(), scale.numel(), None if bias is None else bias.data_ptr(),
-        out.data_ptr(), torch.get_num_threads(),
+    *lead, k = x.shape
+    out = rows.new_empty(*lead, n)
+    call = _LINEAR(
+        rows.data_ptr(), out.data_ptr(), offset.data_ptr(), _address(step), lanes.data_ptr(), scale.data_ptr(),
+        _address(bias), count, k, stride, n, offset.numel(), scale.numel(), bits, signed,
     )  # fmt: skip
-    _check(status, "x")
+    _check(load().library.bq_multiply(call, torch.get_num_threads()), "x")
     return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
@@ -243,14 +113,12 @@ def convolution(
     offset, lanes, scale = offset.contiguous(), lanes.contiguous(), scale.contiguous()
     if bias is not None:
         bias = bias.contiguous()
-    pairs = 2 * c_int64
-    call = _Convolution(
-        x.data_ptr(), out.data_ptr(), offset.data_ptr(), None if step is None else step.data_ptr(), lanes.data_ptr(),
-        scale.data_ptr(), None if bias is None else bias.data_ptr(), *x.shape, out_channels, groups, offset.numel(),
-        scale.numel(), *x.stride(), pairs(*kernel_size), pairs(*stride), pairs(*dilation), pairs(*padding[::2]),
-        pairs(*padding[1::2]), bits, signed,
+    call = _CONVOLUTION(
+        x.data_ptr(), out.data_ptr(), offset.data_ptr(), _address(step), lanes.data_ptr(), scale.data_ptr(),
+        _address(bias), *x.shape, out_channels, groups, offset.numel(), scale.numel(), *x.stride(), *kernel_size,
+        *stride, *dilation, *padding[::2], *padding[1::2], bits, signed,
     )  # fmt: skip
-    _check(_load().library.bq_convolve(ctypes.addressof(call), torch.get_num_threads()), "x")
+    _check(load().library.bq_convolve(call, torch.get_num_threads()), "x")
     return out if dtype == torch.float32 else out.to(dtype)
 
 
@@ -272,19 +140,17 @@ def _attend(
     dtype = q.dtype
     q, k, v = _heads(q), _heads(k), _heads(v)
     (b, h, tq, d), tk, dv = q.shape, k.shape[2], v.shape[3]
-    keep_address, keep_strides = None, (0, 0, 0, 0)
+    strides = (0, 0, 0, 0)
     if keep is not None:
         keep = keep.expand(b, h, tq, tk)
-        keep_address, keep_strides = keep.data_ptr(), keep.stride()
+        strides = keep.stride()
     out = torch.empty((b, h, tq, dv), dtype=torch.float32)
-    call = _Attention(
-        q.data_ptr(), k.data_ptr(), v.data_ptr(), keep_address, out.data_ptr(), b, h, tq, tk, d, dv,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *keep_strides, scale.data_ptr(),
+    call = _ATTENTION(
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), _address(keep), out.data_ptr(), b, h, tq, tk, d, dv,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *strides, scale.data_ptr(),
     )  # fmt: skip
-    library = _load().library
-    status = getattr(library, function)(
-        ctypes.addressof(call), *(part.data_ptr() for part in rule), torch.get_num_threads()
-    )
+    attend = getattr(load().library, function)
+    status = attend(call, *(part.data_ptr() for part in rule), torch.get_num_threads())
     _check(status, "q, k or v")
     return out if dtype == torch.float32 else out.to(dtype)
 
@@ -294,7 +160,7 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
     packed, scale = packed.contiguous(), scale.contiguous()
     out = torch.empty((*indices.shape, dim), dtype=torch.float32)
     rows = packed.shape[0]
-    status = _load().library.bq_embedding(
+    status = load().library.bq_embedding(
         flat.data_ptr(), flat.numel(), packed.data_ptr(), rows, dim, scale.data_ptr(), scale.numel(),
         out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
@@ -307,10 +173,16 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
 def _rows(x: Tensor) -> tuple[Tensor, int, int]:
     """``x`` in fp32 as rows with a dense last dimension, their number and the stride between them."""
     x = _fp32(x)
-    if x.ndim == 2 and x.stride(1) == 1:
-        return x, x.shape[0], x.stride(0)
+    if x.ndim == 2:
+        row, column = x.stride()
+        if column == 1:
+            return x, len(x), row
     k = x.shape[-1]
     return x.contiguous(), x.numel() // k, k
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
 
 
 def _fp32(x: Tensor) -> Tensor:

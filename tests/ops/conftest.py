@@ -2,30 +2,33 @@ import pytest
 import torch
 
 from bitquant import packing
-from bitquant.ops import native
+from bitquant.ops import library
 
 
-@pytest.fixture(params=native.instruction_sets() or [None])
+@pytest.fixture(params=library.instruction_sets() or [None])
 def isa(request):
     """Every instruction set of this processor in turn."""
     if request.param is None:
-        pytest.skip(native.unavailable_reason())
-    before = native.instruction_set()
-    native.use_instruction_set(request.param)
+        pytest.skip(library.unavailable_reason())
+    before = library.instruction_set()
+    library.use_instruction_set(request.param)
     yield request.param
-    native.use_instruction_set(before)
+    library.use_instruction_set(before)
 
 
 @pytest.fixture
 def poison(monkeypatch):
     """Fresh memory holds garbage, so that an element no kernel wrote shows."""
-    empty = torch.empty
 
-    def garbage(*args, **kwargs):
-        out = empty(*args, **kwargs)
-        return out.fill_(float("nan") if out.is_floating_point() else 0x5A5A5A5A & torch.iinfo(out.dtype).max)
+    def garbage(empty):
+        def filled(*args, **kwargs):
+            out = empty(*args, **kwargs)
+            return out.fill_(float("nan") if out.is_floating_point() else 0x5A5A5A5A & torch.iinfo(out.dtype).max)
 
-    monkeypatch.setattr(torch, "empty", garbage)
+        return filled
+
+    monkeypatch.setattr(torch, "empty", garbage(torch.empty))
+    monkeypatch.setattr(torch.Tensor, "new_empty", garbage(torch.Tensor.new_empty))
 
 
 class Random:

@@ -26,14 +26,21 @@ int main(void) {
 
         const float scale[2] = {0.5f, 2.0f}, bias[2] = {10.0f, 20.0f};
         float out[2];
-        EXPECT(bq_linear(x, 1, 5, 5, &zero, 1, 0, lanes, 2, scale, 2, bias, out, 2) == BQ_OK);
+        bq_linear product;
+        memset(&product, 0, sizeof product);
+        product.x = x, product.out = out, product.offset = &zero, product.lanes = lanes;
+        product.scale = scale, product.bias = bias, product.scale_size = product.n = 2;
+        product.rows = product.offset_size = product.bits = product.is_signed = 1, product.k = product.stride = 5;
+        EXPECT(bq_multiply(&product, 2) == BQ_OK);
         EXPECT(out[0] == 10.5f && out[1] == 18.0f); /* acc 1 and -1 */
-        EXPECT(bq_linear(x, 1, 5, 5, &zero, 1, 1, lanes, 2, scale, 2, NULL, out, 1) == BQ_OK);
+        product.is_signed = 0, product.bias = NULL;
+        EXPECT(bq_multiply(&product, 1) == BQ_OK);
         EXPECT(out[0] == 0.0f && out[1] == -4.0f); /* {0,1}: ones at 0 and 3, acc 0 and -2 */
 
         /* levels 1, -2, 0, 1, 0 (2.5 to even, clipped; -0.5 to even) against the same weights */
         const float x4[5] = {1.0f, -9.0f, 0.0f, 2.5f, -0.5f}, step = 1.0f;
-        EXPECT(bq_integer_linear(x4, 1, 5, 5, &zero, 1, &step, 2, 1, lanes, 2, scale, 2, bias, out, 1) == BQ_OK);
+        product.x = x4, product.step = &step, product.bits = 2, product.is_signed = 1, product.bias = bias;
+        EXPECT(bq_multiply(&product, 1) == BQ_OK);
         EXPECT(out[0] == 9.0f && out[1] == 20.0f); /* acc 1 - 2 - 1 and -(1 - 2 + 1) */
 
         /* signs of x: + - 0 + -, one column of padding on both sides; kernel + + - */

@@ -8,27 +8,27 @@ import pytest
 import torch
 
 from bitquant import ops
-from bitquant.ops import dispatch, naive, native
+from bitquant.ops import dispatch, library, naive, native
 
-needs_native = pytest.mark.skipif(native.unavailable_reason() is not None, reason=str(native.unavailable_reason()))
+needs_native = pytest.mark.skipif(library.unavailable_reason() is not None, reason=str(library.unavailable_reason()))
 
 
 @pytest.fixture
 def no_library(monkeypatch):
     """As installed without a compiler."""
-    monkeypatch.setattr(native, "FILE_NAME", "libmissing.so")
+    monkeypatch.setattr(library, "FILE_NAME", "libmissing.so")
     monkeypatch.setattr(dispatch, "_automatic", {})
-    native._load.cache_clear()
+    library.load.cache_clear()
     yield
-    native._load.cache_clear()
+    library.load.cache_clear()
 
 
 def one_op(**environment):
     """stdout or the last line of stderr of a fresh process that runs one op."""
     code = (
-        "import torch; from bitquant import ops; from bitquant.ops import dispatch, native;"
+        "import torch; from bitquant import ops; from bitquant.ops import dispatch, library;"
         "ops.threshold_pack(torch.ones(3), torch.zeros(1), False);"
-        "print(dispatch.current().__name__.rpartition('.')[2], native.instruction_set())"
+        "print(dispatch.current().__name__.rpartition('.')[2], library.instruction_set())"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("BITQUANT_")} | environment
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
@@ -54,7 +54,7 @@ def test_unknown_backend():
 def test_backends_say_what_they_run_on():
     assert dispatch.current() is native
     assert {b.name for b in ops.backends() if b.available and "cpu" in b.devices} == {"native", "naive"}
-    assert native.instruction_set() in ops.backends()[0].reason
+    assert library.instruction_set() in ops.backends()[0].reason
 
 
 @pytest.mark.usefixtures("no_library")
@@ -64,24 +64,24 @@ def test_without_a_library_naive_runs_and_native_says_why(random):
     assert not backend.available and "without a working C++17 compiler" in backend.reason
     with pytest.raises(ops.BackendUnavailable, match="backend 'native' cannot run"), ops.use_backend("native"):
         pass
-    assert native.instruction_sets() == [] and native.instruction_set() is None
+    assert library.instruction_sets() == [] and library.instruction_set() is None
     assert torch.equal(ops.threshold_pack(torch.ones(1, 3), torch.zeros(1), False)[0], torch.tensor([[7]]).int())
 
 
 @pytest.mark.parametrize("content", (b"", b"not a library"))
 def test_a_damaged_library_is_a_reason_not_a_crash(monkeypatch, tmp_path, content):
-    (tmp_path / native.FILE_NAME).write_bytes(content)
+    (tmp_path / library.FILE_NAME).write_bytes(content)
     monkeypatch.setattr(sys.modules["bitquant.ops"], "__path__", [str(tmp_path)])
-    native._load.cache_clear()
+    library.load.cache_clear()
     try:
-        assert "cannot be loaded" in native.unavailable_reason()
+        assert "cannot be loaded" in library.unavailable_reason()
     finally:
-        native._load.cache_clear()
+        library.load.cache_clear()
 
 
 @needs_native
 def test_the_environment_chooses():
-    assert one_op() == f"native {native.instruction_sets()[0]}"
+    assert one_op() == f"native {library.instruction_sets()[0]}"
     assert one_op(BITQUANT_BACKEND="naive").startswith("naive")
     assert one_op(BITQUANT_ISA="portable") == "native portable"
     assert "backend 'triton' " in one_op(BITQUANT_BACKEND="triton")  # no kernel here, or not for CPU tensors
@@ -92,7 +92,7 @@ def test_the_environment_chooses():
 
 @needs_native
 def test_unknown_instruction_set():
-    before = native.instruction_set()
+    before = library.instruction_set()
     with pytest.raises(ValueError, match="instruction set 'sse9' is unknown"):
-        native.use_instruction_set("sse9")
-    assert native.instruction_set() == before
+        library.use_instruction_set("sse9")
+    assert library.instruction_set() == before

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from bitquant.ops import native
+from bitquant.ops import library
 
 HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "bitquant" / "ops" / "cpu"
 
-pytestmark = pytest.mark.skipif(native.unavailable_reason() is not None, reason=str(native.unavailable_reason()))
+pytestmark = pytest.mark.skipif(library.unavailable_reason() is not None, reason=str(library.unavailable_reason()))
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 def test_a_c_program_uses_the_library(tmp_path):
-    library, program = Path(native._load().library._name), tmp_path / "program"
+    built, program = Path(library.load().library._name), tmp_path / "program"
     warnings = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-    linked = [str(library), f"-Wl,-rpath,{library.parent}"]
+    linked = [str(built), f"-Wl,-rpath,{built.parent}"]
     subprocess.run(["cc", *warnings, f"-I{HEADERS}", str(HERE / "header.c"), *linked, "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from bitquant.ops import native
+from bitquant.ops import library, native
 
 pytestmark = pytest.mark.usefixtures("isa", "poison")
 
@@ -82,4 +82,4 @@ def test_one_openmp_runtime_serves_torch_and_the_kernels(calls, with_threads):
     torch.randn(600, 600) @ torch.randn(600, 600)
     for call in calls:
         call()
-    assert len(native.openmp_runtimes()) == 1
+    assert len(library.openmp_runtimes()) == 1

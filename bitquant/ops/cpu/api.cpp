@@ -84,6 +84,10 @@ struct Range {
     int64_t from, to, size() const { return to - from; }
 };
 
+Quantizer quantizer_of(const bq_linear &c) {
+    return {c.offset, c.offset_size != 1, c.is_signed != 0, static_cast<int>(c.bits), c.step ? *c.step : 1};
+}
+
 bq_status multiply(const Linear &call, int64_t rows, int threads) {
     const Kernels &isa = kernels();
     const int64_t k = call.input.k;
@@ -173,6 +177,13 @@ bq_status bq_use_instruction_set(const char *name) {
     return BQ_UNSUPPORTED;
 }
 
+int64_t bq_limit(int64_t rounds, int threads) {
+    const Kernels &isa = kernels();
+    std::atomic<int64_t> done{0};
+    in_parallel(threads, [&](int) { done += isa.limit(rounds); });
+    return done;
+}
+
 bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
                             int64_t threshold_size, int strict, uint32_t *words, int32_t *ones, int threads) {
     const Kernels &isa = kernels();
@@ -187,19 +198,9 @@ bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t str
     return status;
 }
 
-bq_status bq_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold, int64_t threshold_size,
-                    int strict, const uint32_t *lanes, int64_t n, const float *scale, int64_t scale_size, const float *bias,
-                    float *out, int threads) {
-    const Rows in{x, k, stride, {threshold, threshold_size != 1, !strict, 1, 1}};
-    return multiply({in, lanes, n, scale, scale_size != 1, bias, out}, rows, threads);
-}
-
-bq_status bq_integer_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *offset,
-                            int64_t offset_size, const float *step, int bits, int is_signed, const uint32_t *lanes,
-                            int64_t n, const float *scale, int64_t scale_size, const float *bias, float *out,
-                            int threads) {
-    const Rows in{x, k, stride, {offset, offset_size != 1, is_signed != 0, bits, *step}};
-    return multiply({in, lanes, n, scale, scale_size != 1, bias, out}, rows, threads);
+bq_status bq_multiply(const bq_linear *call, int threads) {
+    const Rows in{call->x, call->k, call->stride, quantizer_of(*call)};
+    return multiply({in, call->lanes, call->n, call->scale, call->scale_size != 1, call->bias, call->out}, call->rows, threads);
 }
 
 bq_status bq_convolve(const bq_convolution *call, int threads) {

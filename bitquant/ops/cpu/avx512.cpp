@@ -12,7 +12,7 @@ namespace avx512 {
 }  // namespace avx512
 
 const Kernels avx512_kernels = {
-    "avx512", 500000, avx512::pack, avx512::linear, avx512::convolution, avx512::attention, avx512::embedding,
+    "avx512", 500000, avx512::pack, avx512::linear, avx512::convolution, avx512::attention, avx512::limit, avx512::embedding,
 };
 
 }  // namespace bitquant

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define BQ_ABI_VERSION 2
+#define BQ_ABI_VERSION 3
 
 typedef enum bq_status {
     BQ_OK = 0,
@@ -51,31 +51,38 @@ BQ_API const char *bq_instruction_set(void);
 /* Switch the whole process to the instruction set `name`. BQ_UNSUPPORTED changes nothing. */
 BQ_API bq_status bq_use_instruction_set(const char *name);
 
+/* The most that bq_multiply could do: its instructions for 1 bit in a loop over registers, `rounds` times on each of
+ * `threads` threads. Returns the number of 1-bit multiply-adds done; benchmarks time it. */
+BQ_API int64_t bq_limit(int64_t rounds, int threads);
+
 /* Bits of `rows` x `k` floats, row `stride` apart: x >= threshold, or x > threshold where `strict`.
  * threshold: `threshold_size` = k of them, or 1 for all. words: rows x ceil(k/32). ones: set bits of each row. */
 BQ_API bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
                                    int64_t threshold_size, int strict, uint32_t *words, int32_t *ones, int threads);
 
-/* out[m][n] = acc * scale[n] + bias[n], acc = sum over k of a[m][k] * w[n][k].
- * a: the bits of x as in bq_threshold_pack, in {-1,+1}, or in {0,1} where `strict`. w: n rows of k signs as lanes.
- * scale: `scale_size` = n of them, or 1. bias: n, or NULL. out: rows x n. */
-BQ_API bq_status bq_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
-                           int64_t threshold_size, int strict, const uint32_t *lanes, int64_t n, const float *scale,
-                           int64_t scale_size, const float *bias, float *out, int threads);
+/* A product of `rows` x k floats with a +-1 weight. */
+typedef struct bq_linear {
+    const float *x;              /* rows x k, rows `stride` apart */
+    float *out;                  /* rows x n, dense */
+    const float *offset;         /* k of them, or one: the threshold of bq_threshold_pack at 1 bit, else the shift of a level */
+    const float *step;           /* one: the width of a level; NULL at 1 bit */
+    const uint32_t *lanes;       /* n rows of k signs */
+    const float *scale, *bias;   /* scale: n, or one. bias: n, or NULL */
+    int64_t rows, k, stride, n, offset_size, scale_size;
+    int64_t bits, is_signed;     /* 1 to 8; at 1 bit {-1,+1} where signed, else {0,1} */
+} bq_linear;
 
-/* bq_linear for an input of several bits: a is rint((x + offset) / *step), to even where it is a tie, clipped to
- * -2^(bits-1) .. 2^(bits-1) - 1 where `is_signed`, else to 0 .. 2^bits - 1. bits: 2 to 8. offset: k, or 1. */
-BQ_API bq_status bq_integer_linear(const float *x, int64_t rows, int64_t k, int64_t stride, const float *offset,
-                                   int64_t offset_size, const float *step, int bits, int is_signed, const uint32_t *lanes,
-                                   int64_t n, const float *scale, int64_t scale_size, const float *bias, float *out,
-                                   int threads);
+/* out[m][n] = acc * scale[n] + bias[n], acc = sum over k of a[m][k] * w[n][k]. At 1 bit a is x >= offset as +-1, or
+ * x > offset as {0,1}; else rint((x + offset) / *step), to even where it is a tie, clipped to -2^(bits-1) .. 2^(bits-1) - 1
+ * where signed, else to 0 .. 2^bits - 1. */
+BQ_API bq_status bq_multiply(const bq_linear *call, int threads);
 
 /* A convolution over two dimensions; one over time has height 1. Pairs are (height, width). */
 typedef struct bq_convolution {
     const float *x;              /* (batch, channels, height, width); fastest where x_column or x_channel is 1 */
     float *out;                  /* (batch, out_channels, *output size), dense */
-    const float *offset;         /* of each channel, or one: of the levels as in bq_integer_linear; the threshold at 1 bit */
-    const float *step;           /* one; NULL at 1 bit */
+    const float *offset;         /* of each channel, or one: as in bq_linear */
+    const float *step;           /* as in bq_linear */
     const uint32_t *lanes;       /* out_channels rows of signs, in the order (row, column, channel within the group) */
     const float *scale, *bias;   /* as in bq_linear, per output channel */
     int64_t batch, channels, height, width, out_channels, groups, offset_size, scale_size;

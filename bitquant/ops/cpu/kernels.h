@@ -2,8 +2,18 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "bitquant.h"
+
+// A compiler left to choose keeps blocks of registers in memory between an outlined kernel and its consumer.
+#define BQ_INLINE inline __attribute__((always_inline))
+#define BQ_INLINE_LAMBDA __attribute__((always_inline))
+#if defined(__clang__)
+#define BQ_UNROLL _Pragma("unroll")
+#else
+#define BQ_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace bitquant {
 
@@ -87,11 +97,12 @@ struct Kernels {
     bool (*convolution)(const bq_convolution &, const Tiles &, uint32_t *scratch);
     bool (*attention)(const bq_attention &, const Selection &, int64_t batch, int64_t head, int64_t row, int64_t rows,
                       uint32_t *scratch);
+    int64_t (*limit)(int64_t rounds);
     void (*embedding)(const uint8_t *packed_row, int64_t dim, float scale, float *out);
 };
 
 // 32-bit words of scratch that `linear`, `convolution` and `attention` need.
-constexpr int64_t BLOCK_ROWS = 64;  // rows of bits, so 64 / bits rows of levels
+constexpr int64_t BLOCK_ROWS = 32;  // rows of bits, so 32 / bits rows of levels: with a panel of weights, half a first cache
 static constexpr int64_t linear_scratch(int64_t k) { return BLOCK_ROWS * (ceil_div(k, WORD_BITS) + 1); }
 constexpr int64_t PASS_TILES = 4;  // tiles whose patches are multiplied at once
 // Words of levels at a position: bit planes, or short integers of 16 groups of one channel and few outputs each.

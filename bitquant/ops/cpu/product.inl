@@ -22,66 +22,93 @@ struct BitColumns {
     BitColumns from(int64_t row) const { return {a + row}; }
 };
 
-// Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups: consume(row, group, Lanes).
+// Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups: consume(row, group, Lanes). All of it is
+// inlined with constant indices, so that the counts live in registers from the first word to the consumer.
 template <class Op, int R, int G, class A, class Consume>
-static inline void count_block(A a, const uint32_t *b, int64_t words, const Consume &consume) {
-    const auto add = [&](int64_t from, int64_t to, Ones(&ones)[R][G]) {
+static BQ_INLINE void count_block(A a, const uint32_t *b, int64_t words, const Consume &consume) {
+    Ones ones[R][G];
+    const auto add = [&](int64_t from, int64_t to) BQ_INLINE_LAMBDA {
         for (int64_t w = from; w < to; ++w) {
             Lanes column[G];
-            for (int j = 0; j < G; ++j) column[j] = Lanes::load(b + (j * words + w) * LANES);
-            for (int i = 0; i < R; ++i) {
+            BQ_UNROLL for (int j = 0; j < G; ++j) column[j] = Lanes::load(b + (j * words + w) * LANES);
+            BQ_UNROLL for (int i = 0; i < R; ++i) {
                 const Lanes row = Lanes::all(static_cast<int32_t>(a.word(i, w)));
-                for (int j = 0; j < G; ++j) ones[i][j].add(Op::of(row, column[j]));
+                BQ_UNROLL for (int j = 0; j < G; ++j) ones[i][j].add(Op::of(row, column[j]));
             }
         }
     };
-    Lanes total[R][G];
-    Ones ones[R][G];
-    const int64_t first = words < Ones::CAPACITY ? words : Ones::CAPACITY;
-    add(0, first, ones);
-    for (int i = 0; i < R; ++i)
-        for (int j = 0; j < G; ++j) total[i][j] = ones[i][j].total();
-    if constexpr (Ones::CAPACITY < INT32_MAX) {
+    if constexpr (Ones::CAPACITY == INT32_MAX) {
+        add(0, words);
+        BQ_UNROLL for (int i = 0; i < R; ++i) BQ_UNROLL for (int j = 0; j < G; ++j) consume(i, j, ones[i][j].total());
+    } else {
+        const int64_t first = words < Ones::CAPACITY ? words : Ones::CAPACITY;
+        add(0, first);
+        Lanes total[R][G];
+        BQ_UNROLL for (int i = 0; i < R; ++i) BQ_UNROLL for (int j = 0; j < G; ++j) total[i][j] = ones[i][j].total();
         for (int64_t from = first; from < words; from += Ones::CAPACITY) {
-            Ones more[R][G];
-            add(from, words - from > Ones::CAPACITY ? from + Ones::CAPACITY : words, more);
-            for (int i = 0; i < R; ++i)
-                for (int j = 0; j < G; ++j) total[i][j] = total[i][j] + more[i][j].total();
+            BQ_UNROLL for (int i = 0; i < R; ++i) BQ_UNROLL for (int j = 0; j < G; ++j) ones[i][j] = Ones();
+            add(from, words - from > Ones::CAPACITY ? from + Ones::CAPACITY : words);
+            BQ_UNROLL for (int i = 0; i < R; ++i)
+                BQ_UNROLL for (int j = 0; j < G; ++j) total[i][j] = total[i][j] + ones[i][j].total();
         }
+        BQ_UNROLL for (int i = 0; i < R; ++i) BQ_UNROLL for (int j = 0; j < G; ++j) consume(i, j, total[i][j]);
     }
-    for (int i = 0; i < R; ++i)
-        for (int j = 0; j < G; ++j) consume(i, j, total[i][j]);
 }
 
 template <class Op, int G, class A, class Consume>
-static inline void count_columns(A a, int64_t rows, const uint32_t *b, int64_t words, int64_t group,
-                                 const Consume &consume) {
+static BQ_INLINE void count_columns(A a, int64_t rows, const uint32_t *b, int64_t words, const Consume &consume) {
     int64_t row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        count_block<Op, ROWS, G>(a.from(row), b, words, [&](int i, int j, Lanes c) { consume(row + i, group + j, c); });
+        count_block<Op, ROWS, G>(a.from(row), b, words, [&](int i, int j, Lanes c) BQ_INLINE_LAMBDA { consume(row + i, j, c); });
     for (; row < rows; ++row)
-        count_block<Op, 1, G>(a.from(row), b, words, [&](int, int j, Lanes c) { consume(row, group + j, c); });
+        count_block<Op, 1, G>(a.from(row), b, words, [&](int, int j, Lanes c) BQ_INLINE_LAMBDA { consume(row, j, c); });
+}
+
+// work(width, group): all groups in panels of GROUPS, then of 2 and 1 of them; `width` is an integral constant.
+template <class Work>
+static BQ_INLINE void over_panels(int64_t groups, const Work &work) {
+    int64_t group = 0;
+    for (; group + GROUPS <= groups; group += GROUPS) work(std::integral_constant<int, GROUPS>{}, group);
+    if constexpr (GROUPS > 2)
+        for (; group + 2 <= groups; group += 2) work(std::integral_constant<int, 2>{}, group);
+    for (; group < groups; ++group) work(std::integral_constant<int, 1>{}, group);
 }
 
 // Set bits of Op(a, b) for all of `rows` x `groups`: consume(row, group, Lanes), for one row or group in rising order of
 // the other, and all rows before a group GROUPS further. b stays in the first cache while a passes.
 template <class Op, class A, class Consume>
-static inline void count(A a, int64_t rows, const uint32_t *b, int64_t groups, int64_t words,
-                         const Consume &consume) {
-    int64_t group = 0;
-    for (; group + GROUPS <= groups; group += GROUPS)
-        count_columns<Op, GROUPS>(a, rows, b + group * words * LANES, words, group, consume);
-    for (; group + 2 <= groups; group += 2)
-        count_columns<Op, 2>(a, rows, b + group * words * LANES, words, group, consume);
-    for (; group < groups; ++group)
-        count_columns<Op, 1>(a, rows, b + group * words * LANES, words, group, consume);
+static BQ_INLINE void count(A a, int64_t rows, const uint32_t *b, int64_t groups, int64_t words,
+                            const Consume &consume) {
+    over_panels(groups, [&](auto width, int64_t group) BQ_INLINE_LAMBDA {
+        count_columns<Op, width>(a, rows, b + group * words * LANES, words,
+                                 [&](int64_t i, int j, Lanes c) BQ_INLINE_LAMBDA { consume(i, group + j, c); });
+    });
 }
 
-// Up to 16 floats of a vector that may be one value for all.
-static inline Floats column_values(const float *p, bool per_row, int64_t at, int64_t n) {
-    if (!per_row) return Floats::all(*p);
-    return n == LANES ? Floats::load(p + at) : Floats::load(p + at, n);
-}
+// Scales and biases of a panel of columns, and where it goes: out = fl(fl(acc * scale) + bias).
+template <int G>
+struct Panel {
+    Panel(const Linear &call, int64_t group) : out(call.out + group * LANES), n(call.n), left(call.n - group * LANES) {
+        for (int64_t i = 0; i < G * LANES; ++i) {
+            const int64_t at = group * LANES + (i < left ? i : 0);
+            scale[i] = call.scale[call.per_row_scale ? at : 0];
+            bias[i] = call.bias ? call.bias[at] : -0.0f;  // adding -0 changes nothing, not even -0
+        }
+    }
+    BQ_INLINE void write(int64_t row, int group, Lanes acc) const {
+        const int at = group * LANES;
+        const Floats y = Floats::of(acc) * Floats::load(scale + at) + Floats::load(bias + at);
+        if (left >= at + LANES)
+            y.store(out + row * n + at);
+        else
+            y.store(out + row * n + at, left - at);
+    }
+
+  private:
+    alignas(64) float scale[G * LANES], bias[G * LANES];
+    float *const out;
+    const int64_t n, left;
+};
 
 static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
     const int64_t words = ceil_div(call.input.k, WORD_BITS);
@@ -90,37 +117,51 @@ static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group,
     const int64_t block = BLOCK_ROWS / planes;
     uint32_t *const bits = scratch;
     int32_t *const sums = reinterpret_cast<int32_t *>(scratch + BLOCK_ROWS * words);
-    const uint32_t *const lanes = call.lanes + group * words * LANES;
+    const BitRows a{bits, words};
     bool clean = true;
     for (int64_t at = row; at < row + rows; at += block) {
         const int64_t here = row + rows - at < block ? row + rows - at : block;
         clean &= pack(call.input, at, here, bits, sums);
-        const auto finish = [&](int64_t i, int64_t g, Lanes acc) {
-            const int64_t n = (group + g) * LANES, left = call.n - n < LANES ? call.n - n : LANES;
-            Floats y = Floats::of(acc) * column_values(call.scale, call.per_row_scale, n, left);
-            if (call.bias) y = y + column_values(call.bias, true, n, left);
-            float *const out = call.out + (at + i) * call.n + n;
-            if (left == LANES)
-                y.store(out);
-            else
-                y.store(out, left);
-        };
-        const BitRows a{bits, words};
-        if (planes > 1) {  // sum over planes of their weight * (2 popc(a & w) - popc(a))
-            Lanes sum[GROUPS];
-            count<And>(a, here * planes, lanes, groups, words, [&](int64_t i, int64_t g, Lanes c) {
-                const int plane = static_cast<int>(i) & (planes - 1);
-                Lanes &s = sum[g % GROUPS];
-                s = add_plane(s, c, plane, is_signed);
-                if (plane == planes - 1) finish(i / planes, g, s + s - Lanes::all(sums[i / planes]));
-            });
-        } else if (is_signed) {
-            const Lanes k = Lanes::all(static_cast<int32_t>(call.input.k));
-            count<Xor>(a, here, lanes, groups, words, [&](int64_t i, int64_t g, Lanes c) { finish(i, g, k - (c + c)); });
-        } else {
-            count<And>(a, here, lanes, groups, words,
-                       [&](int64_t i, int64_t g, Lanes c) { finish(i, g, c + c - Lanes::all(sums[i])); });
-        }
+        over_panels(groups, [&](auto width, int64_t first) BQ_INLINE_LAMBDA {
+            const Panel<width> panel(call, group + first);
+            const uint32_t *const b = call.lanes + (group + first) * words * LANES;
+            if (planes > 1) {  // sum over planes of their weight * (2 popc(a & w) - popc(a))
+                Lanes sum[width] = {};
+                count_columns<And, width>(a, here * planes, b, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
+                    const int plane = static_cast<int>(i) & (planes - 1);
+                    sum[g] = add_plane(sum[g], c, plane, is_signed);
+                    if (plane == planes - 1) panel.write(at + i / planes, g, sum[g] + sum[g] - Lanes::all(sums[i / planes]));
+                });
+            } else if (is_signed) {
+                const Lanes k = Lanes::all(static_cast<int32_t>(call.input.k));
+                count_columns<Xor, width>(a, here, b, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
+                    panel.write(at + i, g, k - (c + c));
+                });
+            } else {
+                count_columns<And, width>(a, here, b, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
+                    panel.write(at + i, g, c + c - Lanes::all(sums[i]));
+                });
+            }
+        });
     }
     return clean;
+}
+
+// The instructions of count_block on registers, with rows that no compiler foresees. Returns the products done.
+static int64_t limit(int64_t rounds) {
+    volatile uint32_t source[ROWS] = {};
+    for (int i = 0; i < ROWS; ++i) source[i] = 0x9e3779b9u * static_cast<uint32_t>(i + 1);
+    Lanes column[GROUPS];
+    for (int j = 0; j < GROUPS; ++j) column[j] = Lanes::all(static_cast<int32_t>(source[0] >> j));
+    Ones ones[ROWS][GROUPS];
+    for (int64_t r = 0; r < rounds; ++r) {
+        BQ_UNROLL for (int i = 0; i < ROWS; ++i) {
+            const Lanes row = Lanes::all(static_cast<int32_t>(source[i]));
+            BQ_UNROLL for (int j = 0; j < GROUPS; ++j) ones[i][j].add(Xor::of(row, column[j]));
+        }
+    }
+    Lanes all = Lanes::all(0);
+    BQ_UNROLL for (int i = 0; i < ROWS; ++i) BQ_UNROLL for (int j = 0; j < GROUPS; ++j) all = all + ones[i][j].total();
+    source[0] = static_cast<uint32_t>(lowest(all));
+    return rounds * ROWS * GROUPS * LANES * WORD_BITS;
 }
