@@ -7,21 +7,47 @@
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
+#if defined(BITQUANT_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace bitquant {
 namespace {
 
 constexpr int64_t US_PER_THREAD = 20;  // waking a thread costs microseconds, so each must have more work than that
 
+#if defined(BITQUANT_AMX)
+// Whether the processor has the tile instructions and Linux lets this process use them, for which it has to be asked.
+bool tiles_permitted() {
+#if defined(BITQUANT_EMULATE_AMX)
+    return true;
+#else
+    unsigned a, b, c, d = 0;
+    constexpr unsigned tile_and_int8 = 3u << 24;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tile_and_int8) != tile_and_int8) return false;
+    constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#endif
+}
+#endif
+
 const Kernels *supported(int index) {
-    const Kernels *all[3];
+    const Kernels *all[4];
     int count = 0;
 #if defined(BITQUANT_X86)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        all[count++] = &avx512_kernels;
+    const bool avx512 = __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#if defined(BITQUANT_AMX)
+    static const bool tiles = tiles_permitted();
+    if (avx512 && tiles) all[count++] = &amx_kernels;
+#endif
+    if (avx512) all[count++] = &avx512_kernels;
     if (__builtin_cpu_supports("avx2")) all[count++] = &avx2_kernels;
+#elif defined(BITQUANT_ARM)
+    all[count++] = &neon_kernels;
 #endif
     all[count++] = &portable_kernels;
     return index >= 0 && index < count ? all[index] : nullptr;
@@ -97,7 +123,7 @@ bq_status multiply(const Linear &call, int64_t rows, int threads) {
     const int64_t groups = ceil_div(call.n, LANES);
     Status status;
     in_parallel(team, [&](int part) {
-        const Scratch scratch(linear_scratch(k));
+        const Scratch scratch(isa.linear_scratch(k));
         if (!scratch.data) return status.report(BQ_NO_MEMORY);
         const Range row(rows, 4, by_rows ? part : 0, by_rows ? team : 1);
         const Range group(groups, 4, by_rows ? 0 : part, by_rows ? 1 : team);

@@ -91,6 +91,7 @@ struct Selection {
 struct Kernels {
     const char *name;
     int64_t macs_per_us;  // rough speed of one thread, to decide how many threads a call is worth
+    int64_t (*linear_scratch)(int64_t k);  // 32-bit words
     // Each returns false if it met NaN. pack: bit planes of a row's levels, the top one first, and the sum of the levels.
     bool (*pack)(const Rows &, int64_t row, int64_t rows, uint32_t *words, int32_t *sums);
     bool (*linear)(const Linear &, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch);
@@ -101,7 +102,7 @@ struct Kernels {
     void (*embedding)(const uint8_t *packed_row, int64_t dim, float scale, float *out);
 };
 
-// 32-bit words of scratch that `linear`, `convolution` and `attention` need.
+// 32-bit words of scratch that the kernels need.
 constexpr int64_t BLOCK_ROWS = 32;  // rows of bits, so 32 / bits rows of levels: with a panel of weights, half a first cache
 static constexpr int64_t linear_scratch(int64_t k) { return BLOCK_ROWS * (ceil_div(k, WORD_BITS) + 1); }
 constexpr int64_t PASS_TILES = 4;  // tiles whose patches are multiplied at once
@@ -115,7 +116,9 @@ int64_t attention_scratch(const bq_attention &);
 
 extern const Kernels portable_kernels;
 #if defined(BITQUANT_X86)
-extern const Kernels avx2_kernels, avx512_kernels;
+extern const Kernels avx2_kernels, avx512_kernels, amx_kernels;
+#elif defined(BITQUANT_ARM)
+extern const Kernels neon_kernels;
 #endif
 
 }  // namespace bitquant

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace bitquant::portable {
 
 using Mask = uint32_t;  // bit i belongs to lane i
@@ -19,7 +23,11 @@ static inline Mask mask_of(const Ints (&truth)[4]) {
     Mask m = 0;
     for (int i = 0; i < 4; ++i) {
         const Ints part = truth[i] & bit;
+#if defined(__aarch64__)
+        m |= static_cast<Mask>(vaddvq_s32((int32x4_t)part)) << 4 * i;
+#else
         m |= static_cast<Mask>(part[0] | part[1] | part[2] | part[3]) << 4 * i;
+#endif
     }
     return m;
 }
