@@ -103,7 +103,7 @@ def _libraries(folders: Iterable[str | Path]) -> list[Path]:
 
 
 def popcount_limit(rounds: int, threads: int) -> int:
-    """Run a loop of the linear kernel's instructions on registers alone; 1-bit multiply-adds done. Benchmarks time it."""
+    """A loop of the linear kernel's instructions on registers, for benchmarks to time; the multiply-adds done."""
     return load().library.bq_limit(rounds, threads)
 
 

@@ -7,6 +7,7 @@ struct Tile {
     int8_t bytes[16][64];
 };
 static thread_local Tile tile_registers[8];
+static void written(const void *) {}
 static void tiles_start() {}
 static void tiles_end() {}
 static void tile_zero(int t) { std::memset(&tile_registers[t], 0, sizeof(Tile)); }
@@ -25,12 +26,15 @@ static void tile_multiply(int to, int a, int b) {
         }
 }
 #else
+// The compiler does not know that tile instructions read memory: what p leads to is in place before those that follow.
+static inline void written(const void *p) { __asm__ volatile("" : : "r"(p) : "memory"); }
 static void tiles_start() {
     struct {
         uint8_t palette = 1, start = 0, reserved[14] = {};
         uint16_t columns[16] = {64, 64, 64, 64, 64, 64, 64, 64};  // bytes
         uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } const eight_whole_tiles;
+    written(&eight_whole_tiles);
     _tile_loadconfig(&eight_whole_tiles);
 }
 static void tiles_end() { _tile_release(); }
@@ -107,11 +111,15 @@ static bool linear_by_tiles(const Linear &call, int64_t row, int64_t rows, int64
             const uint32_t *const lanes = call.lanes + (group + g) * words * LANES;
             expand_group(lanes, words, b);
             expand_group(lanes + (columns - 1) * words * LANES, words, b + steps * TILE_BYTES);
+            written(a);
             const Panel<2> panel(call, group + g);
             for (int64_t i = 0; i < here; i += 2 * TILE) {
                 const int8_t *const a0 = a + i / TILE * steps * TILE_BYTES, *const a1 = a0 + steps * TILE_BYTES;
                 const int8_t *const b0 = b, *const b1 = b + steps * TILE_BYTES;
-                tile_zero(0), tile_zero(1), tile_zero(2), tile_zero(3);
+                tile_zero(0);
+                tile_zero(1);
+                tile_zero(2);
+                tile_zero(3);
                 for (int64_t s = 0; s < steps * TILE_BYTES; s += TILE_BYTES) {
                     tile_load(6, b0 + s);
                     tile_load(4, a0 + s);
