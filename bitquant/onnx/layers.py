@@ -12,6 +12,7 @@ from bitquant.onnx.products import AttentionNode, EinsumNode, MatmulNode
 from bitquant.onnx.quantizer import quantizer
 from bitquant.ops import output_size
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
+from bitquant.packing import unpack_bits
 
 
 class _WeightNode:
@@ -24,8 +25,6 @@ class _WeightNode:
             self.register_buffer("zero_bias", torch.zeros(1))
 
     def stored(self, fold: bool) -> None:
-        from bitquant.packing import unpack_bits
-
         packed = self.packed()
         self.folded = fold
         self.register_buffer(
@@ -50,6 +49,7 @@ class _WeightNode:
 
 class LinearNode(_WeightNode, PackedLinear):
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        torch._check(x.shape[-1] == self.columns)  # so that torch does not take it for a dimension that varies
         shape = (*x.shape[:-1], self.rows)
         return self.weight_node("Linear", x, bias, shape, lambda: PackedLinear.product(self, x, bias))
 
@@ -64,6 +64,7 @@ class ConvNode(_WeightNode, PackedConv):
         self.quantizer.channels = 1
 
     def product(self, x: Tensor, padding: list[int]) -> Tensor:
+        torch._check(x.shape[1] == self.in_channels)
         name = "DepthwiseConv" if self.groups == self.in_channels else "Conv"
         space = output_size(x.shape[2:], self.kernel_size, self.stride, padding, self.dilation)
         return self.weight_node(
