@@ -149,6 +149,9 @@ def load_pretraining(name: str | Path) -> PretrainingConfig:
         raise ValueError(f"{file}: {error}") from None
 
 
+_ALSO = {float: (int,), int: (), str: (), bool: ()}  # types that may stand for a default's
+
+
 def _make(cls: type, values: dict[str, Any], place: str) -> Any:
     known = {f.name for f in dataclasses.fields(cls)}
     required = {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING
@@ -157,4 +160,8 @@ def _make(cls: type, values: dict[str, Any], place: str) -> Any:
         raise ValueError(f"{place} has no field {min(unknown)!r}; fields: {', '.join(sorted(known))}")
     if missing := required - set(values):
         raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
+    for name, value in values.items():
+        default = next(f.default for f in dataclasses.fields(cls) if f.name == name)
+        if isinstance(default, (int, float, str)) and not isinstance(value, (type(default), *_ALSO[type(default)])):
+            raise ValueError(f"{place}: {name} must be a value such as {default!r}; got {value!r}")
     return cls(**values)
