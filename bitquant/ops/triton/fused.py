@@ -71,7 +71,7 @@ def pack(x: Tensor, threshold: Tensor, strict: bool, words: int | None = None) -
         naive._reject_nan(x, "x")
     words = STEP * steps_for(k) if words is None else words
     out = Bits(_empty(x, (rows, words)), _empty(x, (rows,)), k)
-    height, width = 4, power_of_two(min(words, 32))
+    height, width = 64 if x.device.type == "cpu" else 4, power_of_two(min(words, 32))
     pack_kernel[(ceil_div(rows, height),)](
         x, threshold, out.words, out.ones, rows, k, x.stride(0), words,
         int(threshold.numel() > 1), strict, height, width, **PLAIN,
