@@ -13,14 +13,15 @@ import math
 import click
 import torch
 from tabulate import tabulate
-from torch.nn.functional import conv1d, conv2d, linear
+from torch.nn.functional import conv1d, conv2d, linear, scaled_dot_product_attention
 
 from benchmarks.timing import bf16_layer, geometric_mean, int8_layer, median_times
 from bitquant import ops, packing
-from bitquant.ops import library
+from bitquant.ops import library, rules
 
-ROWS = (1, 16, 128, 512)
-WEIGHTS = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))  # (K, N)
+ROWS = (1, 50, 500, 1500)
+WEIGHTS = ((144, 576), (256, 256), (256, 1024), (512, 2048), (768, 768), (768, 3072), (3072, 768))  # (K, N)
+LENGTHS, HEADS = (50, 500, 1500), ((4, 36), (12, 64), (4, 128))  # (heads, size of a head)
 CONVOLUTIONS = (  # what it is, input, channels out, kernel, stride, padding, groups
     ("HuBERT positions", (1, 768, 499), 768, (128,), 1, 64, 16),
     ("HuBERT extractor", (1, 512, 3199), 512, (3,), 2, 0, 1),
@@ -90,8 +91,32 @@ def measure_linear(m, k, n, seconds):
     return {"M": m, "K": k, "N": n} | measure(f"{m} x {k} x {n}", x, ours, others, m * k * n, seconds)
 
 
+def measure_attention(length, heads, d, seconds):
+    """One row of the second table: queries, keys and values as a linear layer leaves them, (B, T, H * d)."""
+    q, k, v = (torch.randn(1, length, heads * d).unflatten(-1, (heads, d)).transpose(1, 2) for _ in range(3))
+    margin, scale = torch.tensor([round(math.log(4) * math.sqrt(d))]), torch.ones(1)
+    table, ratio = rules.softmax_table(torch.tensor(d**-0.5), d), torch.tensor([round(2**24 / length)])
+    ours = {
+        OURS: lambda q: ops.binary_attention_rowmax(q, k, v, None, margin, scale),
+        "1-bit table": lambda q: ops.binary_attention_table(q, k, v, None, table, ratio, scale),
+    }
+    others = {"fp32": lambda q: scaled_dot_product_attention(q, k, v)}
+    macs = 2 * heads * length * length * d
+    return {"T": length, "heads": heads, "d": d} | measure(
+        f"{heads} heads, T {length}, d {d}", q, ours, others, macs, seconds
+    )
+
+
+def limit(seconds):
+    """GMAC/s of the linear kernel's instructions on registers alone, on all threads."""
+    threads, rounds = torch.get_num_threads(), 10_000
+    done = library.popcount_limit(rounds, threads)
+    time = median_times({"limit": lambda: library.popcount_limit(rounds, threads)}, seconds)["limit"]
+    return done / time / 1e9
+
+
 def measure_convolution(what, shape, channels, kernel, stride, padding, groups, seconds):
-    """One row of the second table."""
+    """One row of the third table."""
     columns = shape[1] // groups * math.prod(kernel)
     x, bias = torch.randn(shape), torch.randn(channels)
     weight = torch.randn(channels, shape[1] // groups, *kernel) / math.sqrt(columns)
@@ -130,7 +155,7 @@ def show(rows):
 @click.option("--threads", type=click.IntRange(1), help="Threads of every layer.  [default: torch's own]")
 @click.option("--seconds", default=0.3, show_default=True, help="Time spent on each shape.")
 def main(as_json, isa, threads, seconds):
-    """Time packed linear layers and convolutions against torch."""
+    """Time packed linear layers, attention and convolutions against torch."""
     torch.manual_seed(0)
     if threads:
         torch.set_num_threads(threads)
@@ -140,11 +165,14 @@ def main(as_json, isa, threads, seconds):
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--isa") from None
     with torch.inference_mode():
+        most = limit(seconds)
         linears = [measure_linear(m, k, n, seconds) for m in ROWS for k, n in WEIGHTS]
+        attention = [measure_attention(t, h, d, seconds) for t in LENGTHS for h, d in HEADS]
         convolutions = [measure_convolution(*row, seconds) for row in CONVOLUTIONS]
     facts = {"backend": ops.backends()[0].reason, "threads": torch.get_num_threads(), "torch": torch.__version__}
     if as_json:
-        tables = {"linear": linears, "convolution": convolutions}
+        facts["limit_gmac_per_s"] = most
+        tables = {"linear": linears, "attention": attention, "convolution": convolutions}
         ratios = {name: means(rows) for name, rows in tables.items()}
         click.echo(json.dumps(facts | tables | {"geometric_mean_times_faster_than": ratios}, indent=2))
         return
@@ -152,6 +180,13 @@ def main(as_json, isa, threads, seconds):
         f"{facts['backend']}; {facts['threads']} threads; torch {facts['torch']}; all shapes equal the definition\n"
     )
     show(linears)
+    best = max(linears, key=lambda row: row["gmac_per_s"])
+    ratios = means([row for row in linears if row["M"] > 1])
+    click.echo(f"Without M = 1: {', '.join(f'{mean:.1f} times {name}' for name, mean in ratios.items())}")
+    click.echo(
+        f"The same instructions on registers alone: {most:.0f} GMAC/s; at most {best['gmac_per_s'] / most:.0%} of it\n"
+    )
+    show(attention)
     show(convolutions)
 
 

@@ -167,7 +167,7 @@ int64_t attention_scratch(const bq_attention &call) {
     const int64_t words = ceil_div(call.d, WORD_BITS), groups = ceil_div(call.keys, LANES);
     const int64_t key_words = ceil_div(call.keys, WORD_BITS), value_groups = ceil_div(call.dv, LANES);
     return groups * words * LANES + value_groups * key_words * LANES + block * groups * LANES + block * key_words +
-           block * words + call.d + 1 + key_words;
+           block * words + call.d + 1 + block * key_words + block * value_groups * LANES + 1 + groups + 4;
 }
 
 // The order of carving in convolution.inl.

@@ -206,25 +206,25 @@ class Convolution {
                 for (int64_t w = 0; w < plane_words; ++w) patch[w] = patch[plane_words + w] & ~patch[w];
             }
         }
-        const auto over_outputs = [&](auto op, const auto &consume) {
+        const auto over_outputs = [&](auto op, const auto &consume) BQ_INLINE_LAMBDA {
             for (int64_t n = first; n < first + outputs;) {
                 const int64_t next = (n / LANES + 1) * LANES, end = next < first + outputs ? next : first + outputs;
                 const BitColumns weight{call.lanes + n / LANES * plane_words + n % LANES};
-                count<decltype(op)>(weight, end - n, patches, tiles * planes, words,
-                                    [&](int64_t i, int64_t g, Lanes c) { consume(n, i, g, c); });
+                count<decltype(op)>(weight, end - n, patches, tiles * planes, words, words,
+                                    [&](int64_t i, int64_t g, Lanes c) BQ_INLINE_LAMBDA { consume(n, i, g, c); });
                 n = end;
             }
         };
         if (input.to.bits == 1 && is_signed && !ternary) {
             const Lanes k = Lanes::all(static_cast<int32_t>(taps * input.channels));
-            over_outputs(Xor{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) { write(places[g], n + i, k - (c + c)); });
+            over_outputs(Xor{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) BQ_INLINE_LAMBDA { write(places[g], n + i, k - (c + c)); });
             return;
         }
         Lanes total[PASS_TILES], sum[LANES];  // of the levels of a patch; of the weighted planes
-        count<And>(AllOnes{}, 1, patches, tiles * planes, words, [&](int64_t, int64_t g, Lanes c) {
+        count<And>(AllOnes{}, 1, patches, tiles * planes, words, words, [&](int64_t, int64_t g, Lanes c) BQ_INLINE_LAMBDA {
             total[g / planes] = add_plane(total[g / planes], c, static_cast<int>(g % planes), is_signed);
         });
-        over_outputs(And{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) {
+        over_outputs(And{}, [&](int64_t n, int64_t i, int64_t g, Lanes c) BQ_INLINE_LAMBDA {
             const int64_t j = g / planes, plane = g & (planes - 1);
             sum[i] = add_plane(sum[i], c, static_cast<int>(plane), is_signed);
             if (plane == planes - 1) write(places[j], n + i, sum[i] + sum[i] - total[j]);

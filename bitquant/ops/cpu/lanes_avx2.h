@@ -51,6 +51,12 @@ inline Lanes select(Mask m, Lanes a, Lanes b) {
 inline Lanes gather(const int32_t *table, Lanes index) {
     return {_mm256_i32gather_epi32(table, index.lo, 4), _mm256_i32gather_epi32(table, index.hi, 4)};
 }
+// table[index].
+struct Table {
+    const int32_t *all;
+    Table(const int32_t *table, int64_t) : all(table) {}
+    Lanes at(Lanes index) const { return gather(all, index); }
+};
 inline Mask signs(__m256 lo, __m256 hi) {
     return static_cast<Mask>(_mm256_movemask_ps(lo)) | static_cast<Mask>(_mm256_movemask_ps(hi)) << 8;
 }

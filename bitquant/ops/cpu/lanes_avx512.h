@@ -25,6 +25,27 @@ inline Lanes operator>>(Lanes a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvts
 inline Lanes lower(Lanes a, Lanes b) { return {_mm512_min_epi32(a.v, b.v)}; }
 inline Lanes select(Mask m, Lanes a, Lanes b) { return {_mm512_mask_blend_epi32(static_cast<__mmask16>(m), b.v, a.v)}; }
 inline Lanes gather(const int32_t *table, Lanes index) { return {_mm512_i32gather_epi32(index.v, table, 4)}; }
+// table[index]. From registers where nothing but zeros comes after the first 63 entries.
+struct Table {
+    const int32_t *all;
+    __m512i part[4];
+    bool is_short = true;
+    Table(const int32_t *table, int64_t n) : all(table) {
+        alignas(64) int32_t first[64] = {};
+        for (int64_t i = 0; i < n; ++i) {
+            if (i < 63) first[i] = table[i];
+            else if (table[i]) is_short = false;
+        }
+        for (int i = 0; i < 4; ++i) part[i] = _mm512_load_si512(first + 16 * i);
+    }
+    Lanes at(Lanes index) const {
+        if (!is_short) return gather(all, index);
+        const __m512i i = _mm512_min_epi32(index.v, _mm512_set1_epi32(63));
+        const __m512i low = _mm512_permutex2var_epi32(part[0], i, part[1]);
+        const __m512i high = _mm512_permutex2var_epi32(part[2], i, part[3]);
+        return {_mm512_mask_blend_epi32(_mm512_cmpgt_epi32_mask(i, _mm512_set1_epi32(31)), low, high)};
+    }
+};
 inline Mask greater(Lanes a, Lanes b) { return _mm512_cmpgt_epi32_mask(a.v, b.v); }
 inline int32_t lowest(Lanes a) { return _mm512_reduce_min_epi32(a.v); }
 

@@ -149,6 +149,13 @@ static inline Lanes gather(const int32_t *table, Lanes index) {
     return r;
 }
 
+// table[index].
+struct Table {
+    const int32_t *all;
+    Table(const int32_t *table, int64_t) : all(table) {}
+    Lanes at(Lanes index) const { return gather(all, index); }
+};
+
 static inline int32_t lowest(Lanes a) {
     int32_t low = a.v[0][0];
     for (int i = 0; i < 16; ++i) low = a.v[i / 4][i % 4] < low ? a.v[i / 4][i % 4] : low;

@@ -22,15 +22,15 @@ struct BitColumns {
     BitColumns from(int64_t row) const { return {a + row}; }
 };
 
-// Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups: consume(row, group, Lanes). All of it is
-// inlined with constant indices, so that the counts live in registers from the first word to the consumer.
+// Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups, `pitch` words apart: consume(row, group,
+// Lanes). All of it is inlined with constant indices, so that the counts live in registers from the first word to the consumer.
 template <class Op, int R, int G, class A, class Consume>
-static BQ_INLINE void count_block(A a, const uint32_t *b, int64_t words, const Consume &consume) {
+static BQ_INLINE void count_block(A a, const uint32_t *b, int64_t words, int64_t pitch, const Consume &consume) {
     Ones ones[R][G];
     const auto add = [&](int64_t from, int64_t to) BQ_INLINE_LAMBDA {
         for (int64_t w = from; w < to; ++w) {
             Lanes column[G];
-            BQ_UNROLL for (int j = 0; j < G; ++j) column[j] = Lanes::load(b + (j * words + w) * LANES);
+            BQ_UNROLL for (int j = 0; j < G; ++j) column[j] = Lanes::load(b + (j * pitch + w) * LANES);
             BQ_UNROLL for (int i = 0; i < R; ++i) {
                 const Lanes row = Lanes::all(static_cast<int32_t>(a.word(i, w)));
                 BQ_UNROLL for (int j = 0; j < G; ++j) ones[i][j].add(Op::of(row, column[j]));
@@ -56,12 +56,14 @@ static BQ_INLINE void count_block(A a, const uint32_t *b, int64_t words, const C
 }
 
 template <class Op, int G, class A, class Consume>
-static BQ_INLINE void count_columns(A a, int64_t rows, const uint32_t *b, int64_t words, const Consume &consume) {
+static BQ_INLINE void count_columns(A a, int64_t rows, const uint32_t *b, int64_t words, int64_t pitch,
+                                    const Consume &consume) {
     int64_t row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        count_block<Op, ROWS, G>(a.from(row), b, words, [&](int i, int j, Lanes c) BQ_INLINE_LAMBDA { consume(row + i, j, c); });
+        count_block<Op, ROWS, G>(a.from(row), b, words, pitch,
+                                 [&](int i, int j, Lanes c) BQ_INLINE_LAMBDA { consume(row + i, j, c); });
     for (; row < rows; ++row)
-        count_block<Op, 1, G>(a.from(row), b, words, [&](int, int j, Lanes c) BQ_INLINE_LAMBDA { consume(row, j, c); });
+        count_block<Op, 1, G>(a.from(row), b, words, pitch, [&](int, int j, Lanes c) BQ_INLINE_LAMBDA { consume(row, j, c); });
 }
 
 // work(width, group): all groups in panels of GROUPS, then of 2 and 1 of them; `width` is an integral constant.
@@ -77,10 +79,10 @@ static BQ_INLINE void over_panels(int64_t groups, const Work &work) {
 // Set bits of Op(a, b) for all of `rows` x `groups`: consume(row, group, Lanes), for one row or group in rising order of
 // the other, and all rows before a group GROUPS further. b stays in the first cache while a passes.
 template <class Op, class A, class Consume>
-static BQ_INLINE void count(A a, int64_t rows, const uint32_t *b, int64_t groups, int64_t words,
+static BQ_INLINE void count(A a, int64_t rows, const uint32_t *b, int64_t groups, int64_t words, int64_t pitch,
                             const Consume &consume) {
     over_panels(groups, [&](auto width, int64_t group) BQ_INLINE_LAMBDA {
-        count_columns<Op, width>(a, rows, b + group * words * LANES, words,
+        count_columns<Op, width>(a, rows, b + group * pitch * LANES, words, pitch,
                                  [&](int64_t i, int j, Lanes c) BQ_INLINE_LAMBDA { consume(i, group + j, c); });
     });
 }
@@ -127,18 +129,18 @@ static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group,
             const uint32_t *const b = call.lanes + (group + first) * words * LANES;
             if (planes > 1) {  // sum over planes of their weight * (2 popc(a & w) - popc(a))
                 Lanes sum[width] = {};
-                count_columns<And, width>(a, here * planes, b, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
+                count_columns<And, width>(a, here * planes, b, words, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
                     const int plane = static_cast<int>(i) & (planes - 1);
                     sum[g] = add_plane(sum[g], c, plane, is_signed);
                     if (plane == planes - 1) panel.write(at + i / planes, g, sum[g] + sum[g] - Lanes::all(sums[i / planes]));
                 });
             } else if (is_signed) {
                 const Lanes k = Lanes::all(static_cast<int32_t>(call.input.k));
-                count_columns<Xor, width>(a, here, b, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
+                count_columns<Xor, width>(a, here, b, words, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
                     panel.write(at + i, g, k - (c + c));
                 });
             } else {
-                count_columns<And, width>(a, here, b, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
+                count_columns<And, width>(a, here, b, words, words, [&](int64_t i, int g, Lanes c) BQ_INLINE_LAMBDA {
                     panel.write(at + i, g, c + c - Lanes::all(sums[i]));
                 });
             }
