@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import torch
@@ -116,3 +118,11 @@ def require(kernel: str, on: Device) -> str:
     if not runs:
         raise RuntimeError(f"GPU kernel {kernel!r} cannot run: {reason}")
     return kernel
+
+
+def triton_version() -> str | None:
+    """The installed version, or None."""
+    for name in ("triton", "pytorch-triton-rocm"):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
