@@ -57,7 +57,9 @@ def main(presets, seconds, layers, threads, save):
         bitquant.convert_(packed)
         nodes, proto = build(packed, inputs)
         found = check(nodes, proto, inputs)
-        print(f"{preset}: {found.layers} layers replayed, {found.mismatches} of {found.values} values differ", flush=True)
+        print(
+            f"{preset}: {found.layers} layers replayed, {found.mismatches} of {found.values} values differ", flush=True
+        )
         if found.mismatches:
             raise SystemExit(f"{preset} is not exact in this runtime, worst in {found.worst}: not timed")
         files[preset] = proto.SerializeToString()

@@ -1,8 +1,8 @@
 """Whether exported files run alike in other versions of ONNX Runtime.
 
-    python -m benchmarks.onnx_versions FILE.onnx [FILE.onnx ...] --version 1.23.2
+    python -m benchmarks.onnx_versions FILE.onnx [FILE.onnx ...] --version 1.23.2 [--inputs FILE.npz]
 
-Makes a virtual environment with that version, runs every file there and here on the same random input, and compares:
+Makes a virtual environment with that version, runs every file there and here on the same input, and compares:
 the share of outputs that are equal bit for bit, and the cosine.
 """
 
@@ -56,8 +56,9 @@ def run(python: str | Path, file: Path, inputs: Path, outputs: Path) -> str:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--version", default="1.23.2", show_default=True, help="Of onnxruntime, beside the installed one.")
+@click.option("--inputs", type=click.Path(exists=True), help="Arrays by input name, in place of random ones.")
 @click.option("--length", default=32, show_default=True, help="Of free dimensions; an input of samples needs more.")
-def main(files, version, length):
+def main(files, version, inputs, length):
     """Compare two versions of ONNX Runtime on exported files."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -65,8 +66,10 @@ def main(files, version, length):
         other = folder / "venv" / "bin" / "python"
         subprocess.run([other, "-m", "pip", "install", "-q", f"onnxruntime=={version}"], check=True)
         for file in files:
-            np.savez(folder / "in.npz", **random_inputs(file, length))
-            names = [run(p, file, folder / "in.npz", folder / f"{i}.npz") for i, p in enumerate((sys.executable, other))]
+            np.savez(folder / "in.npz", **(np.load(inputs) if inputs else random_inputs(file, length)))
+            names = [
+                run(p, file, folder / "in.npz", folder / f"{i}.npz") for i, p in enumerate((sys.executable, other))
+            ]
             first, second = (list(np.load(folder / f"{i}.npz").values())[0].astype(np.float64).ravel() for i in (0, 1))
             cosine = first @ second / np.sqrt((first @ first) * (second @ second))
             equal = np.mean(first == second)

@@ -8,7 +8,9 @@ from bitquant.cli.options import as_json
 @click.command()
 @click.argument("directory", type=click.Path())
 @click.argument("out", type=click.Path(dir_okay=False))
-@click.option("--fixed", is_flag=True, help="Fix batch size and length to the example's, in place of letting them vary.")
+@click.option(
+    "--fixed", is_flag=True, help="Fix batch size and length to the example's, in place of letting them vary."
+)
 @click.option("--fold", is_flag=True, help="Store int8 weights: eight times the size, but loaded without unpacking.")
 @click.option(
     "--flavour",
@@ -18,7 +20,9 @@ from bitquant.cli.options import as_json
     help="qonnx: BipolarQuant nodes, for FPGA tools.",
 )
 @click.option("--no-check", is_flag=True, help="Neither replay every layer in ONNX Runtime nor time the file.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime, when timed.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime, when timed."
+)
 @click.option("--allow-factory", is_flag=True, help="Import and call the factory that a checkpoint names.")
 @as_json
 def export(directory, out, fixed, fold, flavour, no_check, threads, allow_factory, as_json):

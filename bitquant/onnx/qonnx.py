@@ -146,5 +146,3 @@ def _weight_layer(kind: str, settings: Mapping[str, Any]) -> str:
         scaled = Mul (sums, scales)
         y = Add (scaled, biases)
     }}"""
-
-

@@ -86,7 +86,11 @@ def measured(
     if found.mismatches:
         raise ValueError(f"{found.mismatches} values differ in ONNX Runtime, most of them in {found.worst}")
     twin = trace(float_twin(model), inputs, dynamic=True)
-    files = {"1 bit": proto.SerializeToString(), "float32": twin.SerializeToString(), "dynamic int8": dynamic_int8(twin)}
+    files = {
+        "1 bit": proto.SerializeToString(),
+        "float32": twin.SerializeToString(),
+        "dynamic int8": dynamic_int8(twin),
+    }
     sessions = {name: Session(content, threads) for name, content in files.items()}
     times = milliseconds(sessions, inputs)
     rows = {name: Measured(len(files[name]), session.load_ms, times[name]) for name, session in sessions.items()}

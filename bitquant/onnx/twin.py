@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -88,5 +87,3 @@ class _Function(nn.Module):
 
     def forward(self, *args, **kwargs):
         return FLOAT[self.kind](*args, **kwargs)
-
-

@@ -33,16 +33,19 @@ def trained(layer, kind, config, **options):
 class Everything(nn.Module):
     """One layer of each kind and shape, on its own part of the input."""
 
-    def __init__(self, bits, preset, fold=False):
+    def __init__(self, preset, bits=(1, 1, 1)):
+        """bits: of the inputs of linear layers, of convolutions, and of products of two activations."""
         super().__init__()
-        config = QuantConfig.preset(preset, activation_bits=bits)
+        of_linear, of_conv, config = (QuantConfig.preset(preset, activation_bits=width) for width in bits)
         self.linears, self.convolutions = nn.ModuleList(), nn.ModuleList()
         for i, width in enumerate(WIDTHS):
-            linear = trained(nn.Linear(width, 5 * i + 1, bias=bool(i % 2)), BitLinear, config, nonnegative=bool(i % 2))
+            linear = trained(
+                nn.Linear(width, 5 * i + 1, bias=bool(i % 2)), BitLinear, of_linear, nonnegative=bool(i % 2)
+            )
             self.linears.append(linear)
         for i, convolution in enumerate(CONVOLUTIONS):
             same = type(convolution)(**self._arguments(convolution))
-            self.convolutions.append(trained(same, BitConv, config, nonnegative=bool(i % 2)))
+            self.convolutions.append(trained(same, BitConv, of_conv, nonnegative=bool(i % 2)))
         self.embedding = trained(nn.Embedding(7, 63), BitEmbedding, config)
         self.attention, self.causal = BitAttention(config, 20), BitAttention(config, 20)
         self.biased = BitAttention(config, 20, score_bias=True)
@@ -99,36 +102,46 @@ def inputs(batch, length):
     return {"x": x, "tokens": torch.randint(7, (batch, length), generator=generator), "keep": keep}
 
 
-@pytest.mark.parametrize("bits, preset, fold", [(1, "bit-plus", False), (1, "bit-ref", True), (8, "bit-plus", False)])
-def test_every_layer_gives_equal_numbers(bits, preset, fold):
+@pytest.fixture(scope="module")
+def exported():
     torch.manual_seed(0)
-    nodes, proto = build(Everything(bits, preset).pack(), inputs(2, 13), fold=fold)
+    return build(Everything("bit-plus").pack(), inputs(2, 13))
+
+
+def assert_equal(nodes, proto):
     for call in (inputs(2, 13), inputs(1, 7), inputs(3, 100)):
         found = check(nodes, proto, call)
         assert found.mismatches == 0, found
         assert found.layers == len(layers(proto)) >= 16
         assert found.cosine > 0.999999
-    names = {node.name for node in layers(proto)}
-    assert {"linears.0", "convolutions.5", "embedding"} <= names
-    assert all(node.domain == "bitquant" for node in layers(proto))
+
+
+def test_every_layer_gives_equal_numbers(exported):
+    assert_equal(*exported)
+    names = {node.name for node in layers(exported[1])}
+    assert {"linears.0", "convolutions.5", "embedding", "attention"} <= names
+
+
+def test_folded_table_rule():
+    torch.manual_seed(0)
+    nodes, proto = build(Everything("bit-ref").pack(), inputs(2, 13), fold=True)
+    assert_equal(nodes, proto)
     stored = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-    assert stored["linears.3.weight_stored"] == (onnx.TensorProto.INT8 if fold else onnx.TensorProto.UINT8)
+    assert stored["linears.3.weight_stored"] == onnx.TensorProto.INT8
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_widths_between(bits):
+def test_wider_inputs():
     torch.manual_seed(0)
-    nodes, proto = build(Everything(bits, "bit-ref").pack(), inputs(2, 13))
-    assert check(nodes, proto, inputs(3, 21)).mismatches == 0
+    assert_equal(*build(Everything("bit-plus", (8, 2, 4)).pack(), inputs(2, 13)))
 
 
-def test_a_wrong_bit_is_found():
-    torch.manual_seed(0)
-    model = Everything(1, "bit-plus").pack()
-    nodes, proto = build(model, inputs(2, 13))
-    tensor = next(t for t in proto.graph.initializer if t.name == "linears.2.weight_stored")
+def test_a_wrong_bit_is_found(exported):
+    nodes, proto = exported
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(proto)
+    tensor = next(t for t in wrong.graph.initializer if t.name == "linears.2.weight_stored")
     raw = bytearray(tensor.raw_data)
     raw[0] ^= 1
     tensor.raw_data = bytes(raw)
-    found = check(nodes, proto, inputs(2, 13))
+    found = check(nodes, wrong, inputs(2, 13))
     assert 0 < found.mismatches <= 26 and found.worst == "linears.2"

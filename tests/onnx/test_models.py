@@ -1,16 +1,14 @@
 """Whole encoders as files: names, dynamic sizes, padding, and every layer equal in ONNX Runtime (contract 1c)."""
 
-
-import onnx
 import pytest
 import torch
+from encoder_zoo import build as make
 from onnx import TensorProto
 
 import bitquant
 from bitquant.onnx.check import check
 from bitquant.onnx.export import build
 from bitquant.onnx.graph import layers
-from encoder_zoo import build as make
 
 MODELS = [
     ("bert", "bit-plus", 1),
@@ -18,7 +16,6 @@ MODELS = [
     ("whisper-encoder", "bit-plus", 1),
     ("vit", "bit-ref", 1),
     ("nn-transformer-encoder", "bit-plus", 4),
-    ("wavlm", "bit-plus", 1),
 ]
 
 

@@ -17,10 +17,11 @@ TEXTS = {
         keys = Transpose <perm: ints = [0, 1, 3, 2]> (key_signs)
         scores = MatMul (query_signs, keys)
     }""",
+    # float -1 and +1
     "ValueSigns": """(v) => (signs) {
         zero = Constant <value_float: float = 0.0> ()
-        up = Constant <value: tensor = int8 {1}> ()
-        down = Constant <value: tensor = int8 {-1}> ()
+        up = Constant <value_float: float = 1.0> ()
+        down = Constant <value_float: float = -1.0> ()
         bits = GreaterOrEqual (v, zero)
         signs = Where (bits, up, down)
     }""",
@@ -39,14 +40,16 @@ TEXTS = {
     }""",
     # the mean of sign(v) over the taken keys, times scale; 0 where there are none
     "MeanTaken": """(taken, v, scale) => (y) {
-        one = Constant <value: tensor = int8 {1}> ()
         unit = Constant <value_float: float = 1.0> ()
-        beside = Constant <value_ints: ints = [0, 1]> ()
+        second = Constant <value_ints: ints = [1]> ()
         first = Constant <value_ints: ints = [0]> ()
         last = Constant <value_ints: ints = [-1]> ()
         end = Constant <value_ints: ints = [9223372036854775807]> ()
         signs = bitquant.ValueSigns (v)
-        counted = Pad (signs, beside, one, last)
+        column = Slice (signs, first, second, last)
+        ones = Abs (column)
+        beside = Concat <axis: int = -1> (signs, ones)
+        counted = Cast <to: int = 3> (beside)
         sums = MatMulInteger (taken, counted)
         totals = Cast <to: int = 1> (sums)
         total = Slice (totals, first, last, last)
@@ -90,7 +93,8 @@ TEXTS = {
     }""",
     "SumTaken": """(taken, v, scale) => (y) {
         signs = bitquant.ValueSigns (v)
-        sums = MatMulInteger (taken, signs)
+        values = Cast <to: int = 3> (signs)
+        sums = MatMulInteger (taken, values)
         total = Cast <to: int = 1> (sums)
         y = Mul (total, scale)
     }""",

@@ -35,6 +35,14 @@ TEXTS = {
         column = Unsqueeze (start, axis)
         places = Add (column, offset)
     }""",
+    # pads of the space alone -> those of (B, G, *space, C / G)
+    "Border": """<pads> () => (border) {
+        outer = Constant <value_ints: ints = [0, 0]> ()
+        inner = Constant <value_ints: ints = [0]> ()
+        sides = Constant <value_ints: ints = @pads> ()
+        before, after = Split <num_outputs: int = 2> (sides)
+        border = Concat <axis: int = 0> (outer, before, inner, outer, after, inner)
+    }""",
     # (B, C, *space) -> (B, G, C / G, *space)
     "Grouped": """<group> (levels) => (grouped) {
         axis = Constant <value_ints: ints = [0]> ()
@@ -67,10 +75,10 @@ TEXTS = {
         shape = Concat <axis: int = 0> (batch, channels, space)
         sums = Reshape (channels_first, shape)
     }""",
+    # levels (B, C, *space), signs (N, taps * C / G) -> int32 or float sums (B, N, *space)
     "Conv1d": f"""<{GEOMETRY}> (levels, zero, signs) => (sums) {{
         origin = Constant <value_ints: ints = [0]> ()
-        time = Constant <value_ints: ints = [2]> ()
-        border = Constant <value_ints: ints = @pads> ()
+        border = bitquant.Border <pads: ints = @pads> ()
         kernels = Constant <value_ints: ints = @kernel_shape> ()
         steps = Constant <value_ints: ints = @strides> ()
         spreads = Constant <value_ints: ints = @dilations> ()
@@ -79,7 +87,7 @@ TEXTS = {
         dilation = Squeeze (spreads)
         grouped = bitquant.Grouped <group: int = @group> (levels)
         channels_last = Transpose <perm: ints = [0, 1, 3, 2]> (grouped)
-        padded = Pad (channels_last, border, zero, time)
+        padded = Pad (channels_last, border, zero)
         lengths = Shape <start: int = 2, end: int = 3> (padded)
         length = Squeeze (lengths)
         index, outputs = bitquant.Places (length, kernel, stride, dilation)
@@ -89,12 +97,11 @@ TEXTS = {
     "Conv2d": f"""<{GEOMETRY}> (levels, zero, signs) => (sums) {{
         origin = Constant <value_ints: ints = [0]> ()
         rest = Constant <value_ints: ints = [-1]> ()
-        plane = Constant <value_ints: ints = [2, 3]> ()
         odd = Constant <value_ints: ints = [1, 3]> ()
         even = Constant <value_ints: ints = [0, 2]> ()
         down = Constant <value_int: int = 0> ()
         right = Constant <value_int: int = 1> ()
-        border = Constant <value_ints: ints = @pads> ()
+        border = bitquant.Border <pads: ints = @pads> ()
         kernels = Constant <value_ints: ints = @kernel_shape> ()
         steps = Constant <value_ints: ints = @strides> ()
         spreads = Constant <value_ints: ints = @dilations> ()
@@ -106,7 +113,7 @@ TEXTS = {
         dilation_right = Gather (spreads, right)
         grouped = bitquant.Grouped <group: int = @group> (levels)
         channels_last = Transpose <perm: ints = [0, 1, 3, 4, 2]> (grouped)
-        padded = Pad (channels_last, border, zero, plane)
+        padded = Pad (channels_last, border, zero)
         lead = Shape <start: int = 0, end: int = 2> (padded)
         channels = Shape <start: int = 4> (padded)
         flat = Concat <axis: int = 0> (lead, rest, channels)
