@@ -2,8 +2,8 @@
 
     python -m benchmarks.onnx [--preset bit-plus] [--seconds 10] [--layers 12] [--threads 1,2] [--save DIR]
 
-Every layer is replayed first and must give equal numbers; then the three files take turns. Weights are random: time does
-not depend on them.
+Every layer is replayed first and must give equal numbers; then the files take turns. Weights are random: time does not
+depend on them.
 """
 
 from __future__ import annotations

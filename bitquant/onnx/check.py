@@ -1,4 +1,4 @@
-"""The self-check of an exported file (contract 1c): every layer on recorded inputs, then the whole model running free."""
+"""The self-check of an exported file (contract 1c): every layer on recorded inputs, then the model running free."""
 
 from __future__ import annotations
 

@@ -44,6 +44,30 @@ def test_dynamic_dimensions_that_are_asked_for(model, tmp_path):
         bitquant.export_onnx(model, torch.randn(4, 16), file, dynamic={"pixels": [0]})
 
 
+def test_qonnx(model, tmp_path):
+    from onnx import parser
+
+    from bitquant.onnx.runtime import Session
+
+    file, x = tmp_path / "out.onnx", torch.randn(4, 16)
+    bitquant.export_onnx(model, x, file, flavour="qonnx", dynamic=False)
+    proto = onnx.load(file)
+    quantizers = [node for node in proto.graph.node if node.domain == "qonnx.custom_op.general"]
+    assert [node.op_type for node in quantizers] == ["BipolarQuant"] * 2 and not proto.functions
+    # the operator as its specification defines it, so that any runtime runs the file
+    definition = """<domain: "qonnx.custom_op.general", opset_import: ["" : 20]> BipolarQuant (x, scale) => (y) {
+        zero = Constant <value_float: float = 0.0> ()
+        minus = Neg (scale)
+        positive = GreaterOrEqual (x, zero)
+        y = Where (positive, scale, minus)
+    }"""
+    proto.functions.append(parser.parse_function(definition))
+    proto.ir_version = 10
+    assert {o.domain for o in proto.opset_import} == {"", "qonnx.custom_op.general"}
+    (found,) = Session(proto)({"features": x}).values()
+    torch.testing.assert_close(found, model(x), rtol=0, atol=1e-5)
+
+
 def test_refused(model, tmp_path):
     with pytest.raises(ValueError, match="call convert_ first"):
         bitquant.export_onnx(mlp(), torch.randn(4, 16), tmp_path / "out.onnx")
