@@ -1,4 +1,4 @@
-"""HuBERT with four encoders: models, presets, interoperability, and the paper's Table 1 recomputed."""
+"""HuBERT with four encoders: models, presets, pre-training, interoperability, and the paper's Table 1 recomputed."""
 
 from .config import HubertConfig, load_config, presets
 from .head import HubertHead
