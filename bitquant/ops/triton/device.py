@@ -58,10 +58,18 @@ def summary() -> str:
     """What the kernels run on, where they do."""
     if interpreted():
         return "Triton's interpreter on CPU tensors (TRITON_INTERPRET), slow and exact"
-    found = device(torch.device("cuda", torch.cuda.current_device()))
-    where = f"sm_{found.capability}" if found.kind == "cuda" else found.architecture
-    name, reason = choose(found, FEW_ROWS + 1)
-    return f"{found.name} ({where}): {name} ({reason}), up to {FEW_ROWS} rows {choose(found, 1)[0]}"
+    return describe(device(torch.device("cuda", torch.cuda.current_device())))
+
+
+def describe(on: Device) -> str:
+    """Every product kernel on a device, the chosen one first, and why it runs there or does not."""
+    where = f"sm_{on.capability}" if on.kind == "cuda" else on.architecture
+    parts = []
+    for kernel in KERNELS:
+        runs, reason = kernel_reason(kernel, on)
+        parts.append(f"{kernel} {'runs' if runs else 'does not run'}: {reason}")
+    parts.sort(key=lambda part: not part.startswith(choose(on, FEW_ROWS + 1)[0]))
+    return f"{on.name} ({where}); {'; '.join(parts)}"
 
 
 def device(of: torch.device) -> Device:

@@ -36,6 +36,14 @@ def test_choice_by_device_and_rows(monkeypatch, on, rows, kernel, reason):
     assert chosen == kernel and reason in why
 
 
+def test_doctor_names_every_kernel_and_the_chosen_one_first():
+    text = device.describe(B200)
+    assert text.startswith(
+        "NVIDIA B200 (sm_100); int8 runs: int8 tensor cores of sm_100; b1 does not run: sm_100 has no"
+    )
+    assert "popc runs" in text
+
+
 def test_a_kernel_asked_for_by_name_runs_or_raises(monkeypatch):
     monkeypatch.setenv("BITQUANT_GPU_KERNEL", "b1")
     assert device.choose(H100, 1)[0] == "b1"
