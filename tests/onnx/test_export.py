@@ -11,6 +11,9 @@ from tiny_models import Frames, mlp
 import bitquant
 from bitquant.cli import main
 
+for package in ("onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason=f'files are written and checked with {package}: pip install ".[onnx]"')
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -13,6 +13,9 @@ from bitquant.onnx.export import build
 from bitquant.onnx.graph import layers
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedLinear
 
+for package in ("onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason=f'files are written and checked with {package}: pip install ".[onnx]"')
+
 WIDTHS = (1, 63, 100, 1000)
 CONVOLUTIONS = [  # of 24 channels
     nn.Conv1d(24, 17, 3, stride=2, padding=1),

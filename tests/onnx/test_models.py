@@ -10,6 +10,9 @@ from bitquant.onnx.check import check
 from bitquant.onnx.export import build
 from bitquant.onnx.graph import layers
 
+for package in ("onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason=f'files are written and checked with {package}: pip install ".[onnx]"')
+
 MODELS = [
     ("bert", "bit-plus", 1),
     ("hubert", "bit-ref", 1),
