@@ -157,9 +157,10 @@ class BinaryEncoder:
             weight = torch.randn(n, k, device="cuda")
             self.weights.append(fused.Weight(lanes_of(weight), n, k))
             self.scales.append(weight.abs().mean(1) / k**0.5)
-        to_bits = {"dtype": torch.float16}
-        self.qkv_limits = integer_limits(self.scales[0], None, zero, width, **to_bits)
-        self.unit_limits = integer_limits(self.scales[2], None, zero + 0.4, width, strict=True, relu=True, **to_bits)
+        self.qkv_limits = integer_limits(self.scales[0], None, zero, width, dtype=torch.float16)
+        self.unit_limits = integer_limits(
+            self.scales[2], None, zero + 0.4, width, strict=True, relu=True, dtype=torch.float16
+        )
 
     def __call__(self, x, bits):
         from bitquant.ops.triton import fused
@@ -190,8 +191,6 @@ def measure_encoder(layers, batch, length):
             768, 12, 3072, 0.0, "gelu", batch_first=True, device="cuda", dtype=dtype
         )
         theirs = torch.nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
-        for parameter in theirs.parameters():
-            parameter.requires_grad_(False)
         source = x.view(batch, length, 768).to(dtype)
         times[str(dtype).removeprefix("torch.")] = graphed_microseconds(lambda m=theirs, s=source: m(s), 1)
     best = min(times["float16"], times["bfloat16"])

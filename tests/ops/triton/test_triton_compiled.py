@@ -145,7 +145,7 @@ def test_kernels_that_make_bits_keep_their_nan_check(target):
     ]  # fmt: skip
     for compiled in made:
         assert asserted in compiled.intermediate
-        assert compiled.registers <= 64
+        assert compiled.registers <= 80
         no_spills(compiled)
     if target != "gfx942":
         assert made[0].count("POPC") == 4  # 128 words in 32 lanes
