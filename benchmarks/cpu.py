@@ -3,8 +3,9 @@
     python -m benchmarks.cpu [--json] [--isa NAME] [--threads N] [--seconds S]
 
 Every shape is first checked against the definition (``torch.equal``), then all layers are timed in turns in the same
-process, so that a busy moment of the machine hits them alike; the median counts. Floats go in and come out: packing and
-quantizing the activations is part of the time. int8 is dynamic per row, through ``torch._int_mm``.
+process, so that a busy moment of the machine hits them alike; the median of second calls counts, as layers of one kind
+follow one another in a model. Floats go in and come out: packing and quantizing the activations is part of the time.
+int8 is dynamic per row, through ``torch._int_mm``.
 """
 
 import json
@@ -74,7 +75,7 @@ def measure(what, x, ours, others, macs, seconds):
             if not torch.equal(out, layer(x)):
                 raise click.ClickException(f"the {name} kernel differs from its definition at {what}: no time is given")
     layers = ours | others
-    times = median_times({name: lambda layer=layer: layer(x) for name, layer in layers.items()}, seconds)
+    times = median_times({name: lambda layer=layer: layer(x) for name, layer in layers.items()}, seconds, settle=True)
     return {
         "microseconds": {name: t * 1e6 for name, t in times.items()},
         "times_faster_than": {name: times[name] / times[OURS] for name in others},

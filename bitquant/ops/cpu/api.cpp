@@ -16,7 +16,7 @@
 namespace bitquant {
 namespace {
 
-constexpr int64_t US_PER_THREAD = 20;  // waking a thread costs microseconds, so each must have more work than that
+constexpr int64_t US_PER_THREAD = 10;  // waking a thread costs microseconds, so each must have more work than that
 
 #if defined(BITQUANT_AMX)
 // Whether the processor has the tile instructions and Linux lets this process use them, for which it has to be asked.
@@ -226,7 +226,8 @@ bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t str
 
 bq_status bq_multiply(const bq_linear *call, int threads) {
     const Rows in{call->x, call->k, call->stride, quantizer_of(*call)};
-    return multiply({in, call->lanes, call->n, call->scale, call->scale_size != 1, call->bias, call->out}, call->rows, threads);
+    return multiply({in, call->lanes, call->n, call->scale, call->scale_size != 1, call->bias, call->out}, call->rows,
+                    threads);
 }
 
 bq_status bq_convolve(const bq_convolution *call, int threads) {

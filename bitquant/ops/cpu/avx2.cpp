@@ -12,7 +12,8 @@ namespace avx2 {
 }  // namespace avx2
 
 const Kernels avx2_kernels = {
-    "avx2", 250000, linear_scratch, avx2::pack, avx2::linear, avx2::convolution, avx2::attention, avx2::limit, avx2::embedding,
+    "avx2", 250000, linear_scratch, avx2::pack, avx2::linear, avx2::convolution, avx2::attention, avx2::limit,
+    avx2::embedding,
 };
 
 }  // namespace bitquant

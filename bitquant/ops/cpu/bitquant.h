@@ -64,7 +64,7 @@ BQ_API bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int6
 typedef struct bq_linear {
     const float *x;              /* rows x k, rows `stride` apart */
     float *out;                  /* rows x n, dense */
-    const float *offset;         /* k of them, or one: the threshold of bq_threshold_pack at 1 bit, else the shift of a level */
+    const float *offset;         /* k of them, or one: the threshold at 1 bit, else the shift of a level */
     const float *step;           /* one: the width of a level; NULL at 1 bit */
     const uint32_t *lanes;       /* n rows of k signs */
     const float *scale, *bias;   /* scale: n, or one. bias: n, or NULL */

@@ -12,7 +12,8 @@ namespace neon {
 }  // namespace neon
 
 const Kernels neon_kernels = {
-    "neon", 150000, linear_scratch, neon::pack, neon::linear, neon::convolution, neon::attention, neon::limit, neon::embedding,
+    "neon", 150000, linear_scratch, neon::pack, neon::linear, neon::convolution, neon::attention, neon::limit,
+    neon::embedding,
 };
 
 }  // namespace bitquant

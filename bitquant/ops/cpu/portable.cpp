@@ -12,7 +12,8 @@ namespace portable {
 }  // namespace portable
 
 const Kernels portable_kernels = {
-    "portable", 80000, linear_scratch, portable::pack, portable::linear, portable::convolution, portable::attention, portable::limit, portable::embedding,
+    "portable", 80000, linear_scratch, portable::pack, portable::linear, portable::convolution, portable::attention, portable::limit,
+    portable::embedding,
 };
 
 }  // namespace bitquant

@@ -23,7 +23,7 @@ struct BitColumns {
 };
 
 // Set bits of Op(a, b) for R rows of `words` words and G neighbouring groups, `pitch` words apart: consume(row, group,
-// Lanes). All of it is inlined with constant indices, so that the counts live in registers from the first word to the consumer.
+// Lanes). All of it is inlined with constant indices, so that the counts stay in registers until they are consumed.
 template <class Op, int R, int G, class A, class Consume>
 static BQ_INLINE void count_block(A a, const uint32_t *b, int64_t words, int64_t pitch, const Consume &consume) {
     Ones ones[R][G];
