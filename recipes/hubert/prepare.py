@@ -25,9 +25,15 @@ from .progress import watched
 BUCKETS = (0, 1, 2, 4, 8, 16)  # seconds
 
 
-def prepare(audio: Path, out: Path, *, held_out: float = 0.1, transcribed: bool = False,
-            say: Callable[[str], None] = print,
-            watch: Callable[[Iterable, int], Iterable] = lambda items, count: items) -> list[Utterance]:
+def prepare(
+    audio: Path,
+    out: Path,
+    *,
+    held_out: float = 0.1,
+    transcribed: bool = False,
+    say: Callable[[str], None] = print,
+    watch: Callable[[Iterable, int], Iterable] = lambda items, count: items,
+) -> list[Utterance]:
     """Reads every recording once and writes ``out/manifest.jsonl``.
 
     Args:

@@ -51,8 +51,13 @@ class Unlabelled:
             index += 1
 
 
-def binarize(trunk: nn.Module, audio: Unlabelled, settings: Quantization, checkpoint: Path,
-             progress: Callable[[dict[str, Any]], None]) -> nn.Module:
+def binarize(
+    trunk: nn.Module,
+    audio: Unlabelled,
+    settings: Quantization,
+    checkpoint: Path,
+    progress: Callable[[dict[str, Any]], None],
+) -> nn.Module:
     """The packed 1-bit form of a trunk, which stays as it is; an interrupted training goes on from ``checkpoint``."""
     student = copy.deepcopy(trunk)
     bitquant.quantize_(student, settings.preset, audio[0])
@@ -64,8 +69,14 @@ def binarize(trunk: nn.Module, audio: Unlabelled, settings: Quantization, checkp
     return student
 
 
-def quantize(config: PretrainingConfig, run: Path, data: Path, *, chosen: str,
-             progress: Callable[[dict[str, Any]], None] = lambda state: None) -> dict[str, Any]:
+def quantize(
+    config: PretrainingConfig,
+    run: Path,
+    data: Path,
+    *,
+    chosen: str,
+    progress: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> dict[str, Any]:
     """Writes ``run/w1a1`` and ``run/results.json``.
 
     Args:

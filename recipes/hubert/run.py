@@ -31,8 +31,16 @@ from .training.loop import Pretraining
 CONTROL = "-shuffled"
 
 
-def run(config: PretrainingConfig, out: Path, *, audio: Path | None = None, models: list[str] | None = None,
-        iterations: int = 2, control: int = 0, bar: TrainingBar | None = None) -> dict[str, dict[str, Any]]:
+def run(
+    config: PretrainingConfig,
+    out: Path,
+    *,
+    audio: Path | None = None,
+    models: list[str] | None = None,
+    iterations: int = 2,
+    control: int = 0,
+    bar: TrainingBar | None = None,
+) -> dict[str, dict[str, Any]]:
     """Everything, in ``out``: ``audio``, ``data``, one directory for each model, ``curves.png``, ``results.json``.
 
     Args:
@@ -82,7 +90,6 @@ def draw_all(out: Path, models: list[str], iterations: int) -> None:
 
 def training_table(out: Path, results: dict[str, dict[str, Any]], iterations: int) -> str:
     """Held-out masked prediction after each iteration against the entropy of its labels."""
-
 
     rows = []
     for name, found in results.items():

@@ -21,9 +21,17 @@ from .quality import Quality
 Features = Mfcc | LayerFeatures
 
 
-def make_targets(out: Path, utterances: list[Utterance], features: Features, clusters: int | Clusters, *,
-                 share: float = 0.1, seed: int = 0, workers: int = 0,
-                 watch: Callable[[Iterable, int, str], Iterable] = lambda items, count, what: items) -> dict:
+def make_targets(
+    out: Path,
+    utterances: list[Utterance],
+    features: Features,
+    clusters: int | Clusters,
+    *,
+    share: float = 0.1,
+    seed: int = 0,
+    workers: int = 0,
+    watch: Callable[[Iterable, int, str], Iterable] = lambda items, count, what: items,
+) -> dict:
     """Writes labels of all utterances, all splits from one k-means model, to a directory that appears when complete.
 
     At no time are the features of more than one recording in memory: those that k-means is fitted on lie in a temporary

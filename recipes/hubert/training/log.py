@@ -68,7 +68,11 @@ def draw(panels: list[Panel], file: Path) -> None:
         curves = [
             ("training", panel.points("train"), {"linewidth": 0.7, "color": "tab:blue"}),
             ("held out", panel.points("valid"), {"marker": "o", "markersize": 3, "color": "tab:orange"}),
-            ("held out, shuffled labels", panel._replace(rows=panel.control).points("valid"), {"color": "tab:red"}),
+            (
+                "held out, shuffled labels",
+                panel._replace(rows=panel.control).points("valid"),
+                {"marker": "x", "color": "tab:red"},
+            ),
         ]
         for label, points, style in curves:
             if points:
