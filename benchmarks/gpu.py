@@ -9,6 +9,7 @@ Without ``--out`` the result goes to ``benchmarks/results/GPU-NAME.json``, with 
 import json
 import platform
 import re
+import time
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ import torch
 from tabulate import tabulate
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from bitquant import atomic, ops, packing
+from bitquant import QuantConfig, atomic, ops, packing, quantize_
 from bitquant.ops import naive
 from bitquant.ops.triton import device as gpu
 
@@ -200,9 +201,6 @@ def measure_encoder(layers, batch, length):
 
 def measure_training(rows):
     """One step forward and backward of a 768 -> 3072 layer: quantized with our kernels, with plain torch, and float."""
-    import time
-
-    from bitquant import QuantConfig, quantize_
 
     def step(layer, x):
         layer(x).square().mean().backward()
