@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from benchmarks import encoders, rivals, timing, waveform
-from bitquant.ops import native
+from bitquant.ops import library, native
 
 TINY = {"2x32": (2, 32, 2, 48)}
 
@@ -55,7 +55,7 @@ def test_rivals_compute_what_the_model_does():
         assert torch.cosine_similarity(form(x), expected, dim=-1).min() > 0.99
 
 
-@pytest.mark.skipif(native.unavailable_reason() is not None, reason="no kernels")
+@pytest.mark.skipif(library.unavailable_reason() is not None, reason="no kernels")
 def test_wrong_kernels_are_not_timed(tiny_encoders, monkeypatch):
     own = native.binary_linear
     monkeypatch.setattr(native, "binary_linear", lambda *args: own(*args) + 1)
