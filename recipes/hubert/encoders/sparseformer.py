@@ -78,7 +78,10 @@ class Sparseformer(Transformer):
         return Frames(valid, keep, index=index)
 
     def pattern_for(self, frames: int) -> Tensor:
-        """bool (frames, frames), kept until another length is asked for."""
+        """bool (frames, frames), kept until another length is asked for; part of the graph where one is exported, so
+        that the length stays free."""
+        if torch.compiler.is_exporting():
+            return pattern_mask(self.pattern, frames, block=self.block, summary=self.summary, device=self.mask.device)
         if self.mask.shape[0] != frames:
             device = self.mask.device
             self.mask = pattern_mask(self.pattern, frames, block=self.block, summary=self.summary, device=device)
