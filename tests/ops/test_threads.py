@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from bitquant.ops import library, native
+from bitquant.ops import native
 
 pytestmark = pytest.mark.usefixtures("isa", "poison")
 
@@ -90,7 +90,7 @@ print(len(library.openmp_runtimes()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_one_openmp_runtime_serves_torch_and_the_kernels(calls):
+def test_one_openmp_runtime_serves_torch_and_the_kernels():
     """In a process of their own: other packages bring runtimes with them."""
     alone = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True)
     assert alone.stdout.strip() == "1"
