@@ -151,7 +151,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(data, toml, tmp_path):
     arguments = [toml(6), "--data", str(data), "--device", "cpu", "--out"]
     command = [sys.executable, "-m", "recipes.hubert.pretrain", *arguments]
     root = Path(__file__).parents[3]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(root)}
     started = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "iteration-1" / "training.safetensors"
     while not checkpoint.exists() and started.poll() is None:
