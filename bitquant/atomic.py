@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Directories and files that appear whole or not at all."""
 
 import os
 import shutil
@@ -66,6 +66,25 @@ def replacing(directory, *, overwrite=False, replaceable=lambda directory: False
                 parent.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def replacing_file(file):
+    """Yields a temporary name beside a file, of the same suffix, to write: it takes the file's place when the block
+    succeeds, and is gone otherwise. What a kill leaves there is overwritten the next time.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = _resolve(file)
+    fresh = file.with_name(f".{file.stem}.new{file.suffix}")
+    try:
+        yield fresh
+        with open(fresh, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(fresh, file)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def write(file, content):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bitquant.atomic import check_replaceable, replacing, write
+from bitquant.atomic import check_replaceable, replacing, replacing_file, write
 
 
 def listing(folder):
@@ -95,3 +95,18 @@ def test_a_link_is_followed_not_replaced(tmp_path):
         write(fresh / "file", b"new")
     assert (tmp_path / "link").is_symlink()
     assert listing(tmp_path / "real") == ["file"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "facts.json"
+    with replacing_file(file) as fresh:
+        assert fresh.suffix == ".json" and not file.exists()
+        fresh.write_text("first")
+    with pytest.raises(RuntimeError), replacing_file(file) as fresh:
+        fresh.write_text("half")
+        raise RuntimeError
+    assert file.read_text() == "first" and list(tmp_path.iterdir()) == [file]
+    (tmp_path / ".facts.new.json").write_text("what a kill left")
+    with replacing_file(file) as fresh:
+        fresh.write_text("second")
+    assert file.read_text() == "second" and list(tmp_path.iterdir()) == [file]

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bitquant.atomic import replacing_file
 from bitquant.json_object import differences
 
 CURRENT = "training.safetensors"
@@ -79,18 +80,13 @@ def write_tensors(file: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) 
         OSError: it cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
+    # tied tensors are written once for each name: the format has no aliases
+    owned = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
     try:
-        # tied tensors are written once for each name: the format has no aliases
-        owned = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-        save_file(owned, fresh, metadata={"bitquant": json.dumps(meta)})
-        with open(fresh, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(fresh, file)
+        with replacing_file(file) as fresh:
+            save_file(owned, fresh, metadata={"bitquant": json.dumps(meta)})
     except SafetensorError as error:  # how the library reports a full disk
         raise OSError(f"{file} cannot be written: {error}") from None
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -7,14 +7,13 @@ model, ``graph`` finishes the file, ``check`` replays it, ``comparison`` times i
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from bitquant.atomic import replacing_file
 from bitquant.coverage import is_packed
 from bitquant.onnx.report import Exported
 
@@ -76,16 +75,6 @@ def export_onnx(
 
         nodes, proto = build(model, inputs, dynamic=dynamic, fold=fold)
         exported = measured(model, nodes, proto, inputs, threads=threads) if check else unmeasured(proto)
-    _write(proto.SerializeToString(), path)
+    with replacing_file(path) as fresh:
+        fresh.write_bytes(proto.SerializeToString())
     return exported
-
-
-def _write(content: bytes, path: Path) -> None:
-    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        fresh.write_bytes(content)
-        os.replace(fresh, path)
-    except BaseException:
-        with suppress(OSError):
-            fresh.unlink()
-        raise

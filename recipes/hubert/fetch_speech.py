@@ -7,7 +7,6 @@ The recordings keep the licences of their packages (GPL-2, CC-BY-SA-3.0, CC-BY-3
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ import click
 import numpy as np
 import soundfile
 
+from bitquant.atomic import replacing_file
 from bitquant.data.audio import read_audio
 
 RATE = 16000
@@ -211,9 +211,8 @@ def _write(file: Path, wave: np.ndarray) -> None:
 
 def _replace(file: Path, text: str) -> None:
     """Writes a file so that it is there whole or not at all."""
-    fresh = file.with_name(file.name + ".tmp")
-    fresh.write_text(text, encoding="utf-8")
-    os.replace(fresh, file)
+    with replacing_file(file) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:

@@ -18,6 +18,7 @@ from tabulate import tabulate
 from torch import nn
 
 import bitquant
+from bitquant.atomic import replacing_file
 from bitquant.cli.progress import TrainingBar
 from bitquant.measure import milliseconds
 
@@ -109,7 +110,8 @@ def quantize(
         score = evaluate(model, ((valid[i], True) for i in range(count)), pretraining.workers, "fp32")
         stored = sum(tensor.nbytes for tensor in trunk.state_dict().values()) / 1e6
         results[name] = {"loss": score.loss, "accuracy": score.accuracy, "mb": stored, "ms": times[name]}
-    (run / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with replacing_file(run / RESULTS) as fresh:
+        fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
+from bitquant.atomic import replacing_file
 from bitquant.cli.progress import TrainingBar
 from bitquant.json_object import read_object
 
@@ -74,7 +75,8 @@ def run(
         results[name] = {**read_object(out / name / RESULTS), "minutes": timed.minutes}
         if control:
             results[name]["control"] = _valid(out / f"{name}{CONTROL}", 1)["loss"]
-        (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        with replacing_file(out / RESULTS) as fresh:
+            fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         draw_all(out, list(results), iterations)
     return results
 
@@ -129,7 +131,8 @@ class _Timed:
             spent = (time.perf_counter() - start) / 60
             self.minutes[part] = round(self.minutes.get(part, 0) + spent, 2)
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(json.dumps(self.minutes), encoding="utf-8")
+            with replacing_file(self.file) as fresh:
+                fresh.write_text(json.dumps(self.minutes), encoding="utf-8")
 
 
 @click.command()

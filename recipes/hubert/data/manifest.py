@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitquant.atomic import replacing_file
 from bitquant.data.audio import read_audio
 
 RATE = 16_000
@@ -61,13 +62,11 @@ def write_manifest(directory: Path, utterances: list[Utterance]) -> Path:
     """``directory/manifest.jsonl``, whole or not at all; paths in it are relative to the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / MANIFEST
-    fresh = file.with_suffix(".tmp")
-    with open(fresh, "w", encoding="utf-8") as stream:
+    with replacing_file(file) as fresh, open(fresh, "w", encoding="utf-8") as stream:
         for utterance in utterances:
             row = dataclasses.asdict(utterance)
             row["file"] = os.path.relpath(utterance.file, directory.resolve())
             stream.write(json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False) + "\n")
-    os.replace(fresh, file)
     return file
 
 

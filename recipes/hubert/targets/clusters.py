@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
+
+from bitquant.atomic import replacing_file
 
 FILE = "kmeans.npz"
 
@@ -56,10 +57,8 @@ class Clusters:
 
     def save(self, directory: Path) -> None:
         """``directory/kmeans.npz``, whole or not at all."""
-        fresh = directory / f"{FILE}.tmp"
-        with open(fresh, "wb") as stream:
-            np.savez(stream, centres=self.centres, features=np.array(json.dumps(self.features)))
-        os.replace(fresh, directory / FILE)
+        with replacing_file(directory / FILE) as fresh:
+            np.savez(fresh, centres=self.centres, features=np.array(json.dumps(self.features)))
 
     @classmethod
     def load(cls, directory: str | Path) -> Clusters:

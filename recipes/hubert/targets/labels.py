@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitquant.atomic import replacing_file
 from bitquant.json_object import read_object
 
 from ..data.frames import STRIDE, frames_of
@@ -100,4 +101,5 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def write_facts(directory: Path, facts: dict) -> None:
-    (directory / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    with replacing_file(directory / FACTS) as fresh:  # that it is there says that the targets are whole
+        fresh.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

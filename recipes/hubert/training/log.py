@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from bitquant.atomic import replacing_file
 
 LOG, CURVES = "log.jsonl", "curves.png"
 
@@ -19,9 +20,8 @@ class Log:
     def rewind(self, iteration: int, updates: int) -> None:
         """Keep what was written up to ``updates`` of ``iteration``."""
         kept = [row for row in self.rows() if (row["iteration"], row["update"]) <= (iteration, updates)]
-        fresh = self.file.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(fresh, self.file)
+        with replacing_file(self.file) as fresh:
+            fresh.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
     def add(self, **row: Any) -> None:
         with open(self.file, "a", encoding="utf-8") as stream:
@@ -85,7 +85,6 @@ def draw(panels: list[Panel], file: Path) -> None:
     axes[0][0].set_ylabel("bits a masked frame")
     axes[0][0].legend(fontsize="x-small")
     figure.tight_layout()
-    fresh = file.with_suffix(".tmp.png")
-    figure.savefig(fresh, dpi=70)
+    with replacing_file(file) as fresh:
+        figure.savefig(fresh, dpi=70)
     pyplot.close(figure)
-    os.replace(fresh, file)

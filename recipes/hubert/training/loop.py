@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from bitquant.atomic import replacing_file
 from bitquant.distillation.interrupt import deferred_interrupt
 from bitquant.distillation.optimizer import rate
 from bitquant.json_object import differences, read_object
@@ -83,9 +84,8 @@ class Pretraining:
         self.workers.wait()
         if self.workers.first and not file.exists():
             self.out.mkdir(parents=True, exist_ok=True)
-            fresh = file.with_suffix(".tmp")
-            fresh.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-            fresh.replace(file)
+            with replacing_file(file) as fresh:
+                fresh.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     def run(self) -> Path:
         """All iterations; the directory of the last model.
