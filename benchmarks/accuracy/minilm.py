@@ -30,9 +30,9 @@ def source() -> Source:
     return open_source(str(demo_model()))
 
 
-def training_data(source: Source) -> Sentences:
-    """About fifteen thousand sentences of Python's reference and docstrings."""
-    return Sentences(python_sentences(), source)
+def training_data(source: Source, max_length: int = 128) -> Sentences:
+    """About fifteen thousand sentences of Python's reference and docstrings, cut after ``max_length`` tokens."""
+    return Sentences(python_sentences(), source, max_length=max_length)
 
 
 def score(source: Source, models: dict[str, nn.Module]) -> dict[str, dict[str, float]]:

@@ -1,10 +1,10 @@
 """One distillation of a real trained encoder, measured by its task: float, trained student and packed side by side.
 
-    python -m benchmarks.accuracy.run minilm|hama|whisper --work DIR [--speech DIR] [--preset P | --config FILE]
-        [--widths W | --chain C] [--steps N] [--lr R] [--scale-lr R] [--seed S] [--seconds S] [--log results.jsonl]
+    python -m benchmarks.accuracy.run minilm|hama|whisper --work DIR [--speech DIR] [--seconds S] [--log FILE] ...
 
-hama and whisper need ``--speech``, a corpus made by ``python -m recipes.hubert.fetch_speech``; the recordings that are
-scored are no part of training. What is said of the run is one line of JSON, appended to ``--log``.
+with the training options of ``bitquant quantize``. hama and whisper need ``--speech``, a corpus made by
+``python -m recipes.hubert.fetch_speech``; the recordings that are scored are no part of training. What is said of the
+run is one line of JSON, appended to ``--log``.
 """
 
 import json
@@ -19,7 +19,7 @@ from tabulate import tabulate
 from torch import nn
 
 import bitquant
-from bitquant.cli.options import configuration
+from bitquant.cli.options import configuration, training
 from bitquant.cli.progress import TrainingBar
 from bitquant.data.kind import Data
 from bitquant.pipeline import binarize
@@ -37,15 +37,15 @@ class Task:
     score: Score
 
 
-def minilm(work: Path, speech: Path | None, seconds: float) -> Task:
+def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
     """Retrieval and topics of sentences, higher is better."""
     from benchmarks.accuracy import minilm
 
     source = minilm.source()
-    return Task(source, minilm.training_data(source), lambda models: minilm.score(source, models))
+    return Task(source, minilm.training_data(source, max_length), lambda models: minilm.score(source, models))
 
 
-def hama(work: Path, speech: Path | None, seconds: float) -> Task:
+def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
     """Phone error rate of a Conformer-CTC, lower is better."""
     from benchmarks.accuracy.hama import write
 
@@ -53,7 +53,7 @@ def hama(work: Path, speech: Path | None, seconds: float) -> Task:
     return _recognition("hama", work / "hama", work / "hama", speech, seconds)
 
 
-def whisper(work: Path, speech: Path | None, seconds: float) -> Task:
+def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
     """Word error rate of Whisper's encoder with its own decoder, lower is better; trained on windows of ``seconds``."""
     from benchmarks.accuracy.score import LONGEST
     from benchmarks.accuracy.whisper import write
@@ -90,25 +90,16 @@ def _recognition(kind: str, scored: Path, trained: Path, speech: Path | None, se
     "--work", required=True, type=click.Path(file_okay=False, path_type=Path), help="For weights and results."
 )
 @click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A corpus of recordings.")
-@click.option("--preset", default="bit-plus", show_default=True)
-@click.option("--config", "config_file", type=click.Path(), help="A QuantConfig as JSON, in place of the preset.")
-@click.option("--widths", help="As w1a8.  [default: w1a1]")
-@click.option("--chain", help="As w1a8,w1a1; --steps are of each stage.")
-@click.option("--stage-teacher", type=click.Choice(["float", "previous"]), default="float", show_default=True)
-@click.option("--steps", type=click.IntRange(min=0), default=200, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1))
-@click.option("--lr", type=float)
-@click.option("--scale-lr", type=float)
-@click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample."
 )
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
-def main(kind, work, speech, preset, config_file, widths, chain, steps, seconds, log, **options):
+@training(steps=200)
+def main(kind, work, speech, seconds, log, preset, config_file, skip, widths, chain, overwrite, resume, **options):
     """Distil the encoder KIND and measure it."""
-    config = configuration(None if config_file else preset, config_file, (), widths, chain)
-    task, measured = TASKS[kind](work, speech, seconds), {}
-    name = f"{kind}-{config.name}-{(chain or widths or 'w1a1').replace(',', '-')}-{steps}-{options['seed']}"
+    config = configuration(preset, config_file, skip, widths, chain)
+    task, measured = TASKS[kind](work, speech, seconds, options.pop("max_length")), {}
+    name = f"{kind}-{config.name}-{(chain or widths or 'w1a1').replace(',', '-')}-{options['steps']}-{options['seed']}"
 
     def collect(**models: nn.Module) -> None:
         for measure, rates in task.score(models).items():
@@ -121,9 +112,9 @@ def main(kind, work, speech, preset, config_file, widths, chain, steps, seconds,
             task.data,
             work / name,
             config,
-            steps=steps,
             chain=chain,
-            overwrite=True,
+            overwrite=overwrite,
+            resume=resume,
             progress=bar,
             say=bar.say,
             trained=lambda student: collect(float=task.source.model, student=student),
@@ -134,7 +125,6 @@ def main(kind, work, speech, preset, config_file, widths, chain, steps, seconds,
         "task": kind,
         "config": config.to_dict(),
         "chain": chain,
-        "steps": steps,
         "seconds": seconds,
         **options,
         "threads": torch.get_num_threads(),

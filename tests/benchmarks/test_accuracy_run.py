@@ -16,7 +16,7 @@ from bitquant.sources import open_source
 def test_float_student_and_packed_in_one_run(tiny_bert, text_file, tmp_path, monkeypatch):
     seen = {}
 
-    def task(work, speech, seconds):
+    def task(work, speech, seconds, max_length):
         source = open_source(str(tiny_bert))
         batch = source.example_inputs()
 
