@@ -130,12 +130,13 @@ def sensitivity(
     quantized = [row for row in record.rows if row.reason is None]
     for done, row in enumerate(quantized):
         layer, narrow = student.get_submodule(row.path), config.for_module(row.path)
-        damages = []
-        for bits in (narrow.activation_bits, KEPT_BITS):
+        damages = {}
+        for bits in {narrow.activation_bits, KEPT_BITS} if row.kind != "embedding" else {KEPT_BITS}:
             layer.set_bits(dataclasses.replace(narrow, activation_bits=bits))
-            damages.append(loss())
+            damages[bits] = loss()
             layer.set_bits(wide)
-        rows.append(Damage(row.path, row.kind, row.macs, *damages))
+        damage = damages.get(narrow.activation_bits, damages[KEPT_BITS])  # an embedding has no activations
+        rows.append(Damage(row.path, row.kind, row.macs, damage, damages[KEPT_BITS]))
         progress(done + 1, len(quantized))
     return Sensitivity(sorted(rows, key=lambda row: row.damage, reverse=True), record.total_macs)
 
