@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..packing import words_for
 from . import checks, dispatch, naive
+from .bound import BoundLinear
 from .checks import output_size
 from .direct import is_direct
 from .dispatch import Backend, BackendUnavailable, backends, use_backend
@@ -19,6 +20,7 @@ from .dispatch import Backend, BackendUnavailable, backends, use_backend
 __all__ = [
     "Backend",
     "BackendUnavailable",
+    "BoundLinear",
     "backends",
     "binary_attention_rowmax",
     "binary_attention_table",

@@ -20,21 +20,23 @@ def threshold_pack(x: Tensor, threshold: Tensor) -> None:
         raise ValueError(f"x must be a float tensor, got {x.dtype}")
     if not shape or not 0 < shape[-1] < MAX_EXACT:
         raise ValueError(f"x needs a last dimension of 1 to 2^24 - 1 features, got shape {tuple(shape)}")
-    _vector(threshold, shape[-1], "threshold")
+    vector(threshold, shape[-1], "threshold")
 
 
 def binary_linear(
     x: Tensor, threshold: Tensor, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
 ) -> None:
     threshold_pack(x, threshold)
-    shape = (-(-out_features // LANES), -(-x.shape[-1] // WORD_BITS), LANES)
-    if lanes.shape != shape or out_features < 1 or lanes.dtype is not torch.int32:
-        raise ValueError(
-            f"{x.shape[-1]} -> {out_features} features need int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}"
-        )
-    _vector(scale, out_features, "scale")
+    weight(x.shape[-1], lanes, out_features, scale, bias)
+
+
+def weight(k: int, lanes: Tensor, n: int, scale: Tensor, bias: Tensor | None) -> None:
+    shape = (-(-n // LANES), -(-k // WORD_BITS), LANES)
+    if lanes.shape != shape or n < 1 or lanes.dtype is not torch.int32:
+        raise ValueError(f"{k} -> {n} features need int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")
+    vector(scale, n, "scale")
     if bias is not None:
-        _vector(bias, out_features, "bias", scalar=False)
+        vector(bias, n, "bias", scalar=False)
 
 
 def quantizer(bits: int, step: Tensor | None, columns: int) -> None:
@@ -46,7 +48,7 @@ def quantizer(bits: int, step: Tensor | None, columns: int) -> None:
             raise ValueError(f"sums of {columns} levels of {bits} bits are not exact in float32")
         if step is None:
             raise ValueError(f"{bits}-bit levels need a step")
-        _vector(step, 1, "step")
+        vector(step, 1, "step")
 
 
 def output_size(space, kernel_size, stride, padding, dilation) -> list[int]:
@@ -74,13 +76,13 @@ def convolution(
         raise ValueError(f"an input of size {tuple(x.shape[2:])} is smaller than the kernel {list(kernel_size)}")
     columns = math.prod(kernel_size) * (channels // groups)
     quantizer(bits, step, columns)
-    _vector(offset, channels, "offset")
+    vector(offset, channels, "offset")
     shape = ((out_channels + LANES - 1) // LANES, (columns + WORD_BITS - 1) // WORD_BITS, LANES)
     if lanes.shape != shape or lanes.dtype != torch.int32:
         raise ValueError(f"this convolution needs int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")
-    _vector(scale, out_channels, "scale")
+    vector(scale, out_channels, "scale")
     if bias is not None:
-        _vector(bias, out_channels, "bias", scalar=False)
+        vector(bias, out_channels, "bias", scalar=False)
 
 
 def binary_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: Tensor) -> None:
@@ -103,7 +105,7 @@ def binary_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale
             raise ValueError(
                 f"keep must be bool and broadcast to {(b, h, tq, tk)}, got {keep.dtype} {tuple(keep.shape)}"
             )
-    _vector(scale, 1, "scale")
+    vector(scale, 1, "scale")
 
 
 def rowmax(margin: Tensor) -> None:
@@ -122,10 +124,10 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
         raise ValueError(
             f"packed rows of {dim} bits must be uint8 (V, {(dim + 7) // 8}), got {packed.dtype} {tuple(packed.shape)}"
         )
-    _vector(scale, packed.shape[0], "scale")
+    vector(scale, packed.shape[0], "scale")
 
 
-def _vector(x: Tensor, n: int, name: str, scalar: bool = True) -> None:
+def vector(x: Tensor, n: int, name: str, scalar: bool = True) -> None:
     size = x.numel()
     if (size != n and not (scalar and size == 1)) or x.ndim > 1 or x.dtype is not torch.float32:
         wanted = f"[{n}] or [1]" if scalar and n != 1 else f"[{n}]"

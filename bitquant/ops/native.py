@@ -74,12 +74,18 @@ def _multiply(
         bias = bias.contiguous()
     *lead, k = x.shape
     out = rows.new_empty(*lead, n)
-    call = _LINEAR(
-        rows.data_ptr(), out.data_ptr(), offset.data_ptr(), _address(step), lanes.data_ptr(), scale.data_ptr(),
-        _address(bias), count, k, stride, n, offset.numel(), scale.numel(), bits, signed,
-    )  # fmt: skip
-    _check(load().library.bq_multiply(call, torch.get_num_threads()), "x")
+    constants = offset.data_ptr(), _address(step), lanes.data_ptr(), scale.data_ptr(), _address(bias)
+    sizes = n, offset.numel(), scale.numel(), bits, signed
+    multiply(rows.data_ptr(), out.data_ptr(), constants, count, k, stride, sizes)
     return out if x.dtype == torch.float32 else out.to(x.dtype)
+
+
+def multiply(
+    x: int, out: int, constants: tuple[int, ...], rows: int, k: int, stride: int, sizes: tuple[int, ...]
+) -> None:
+    """``bq_multiply`` on addresses: ``constants`` from the offset to the bias, ``sizes`` from n on."""
+    call = _LINEAR(x, out, *constants, rows, k, stride, *sizes)
+    _check(load().library.bq_multiply(call, torch.get_num_threads()), "x")
 
 
 def convolution(

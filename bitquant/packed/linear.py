@@ -16,6 +16,7 @@ class PackedLinear(PackedLayer):
 
     def __init__(self, in_features: int, out_features: int, *, device: torch.device | None = None, **options):
         super().__init__(out_features, in_features, width=in_features, device=device, **options)
+        self._bound = ops.BoundLinear(in_features, out_features, self.bits, self.signed)
 
     @classmethod
     def from_trained(cls, layer: BitLinear) -> PackedLinear:
@@ -34,10 +35,14 @@ class PackedLinear(PackedLayer):
         return {"in_features": self.columns, "out_features": self.rows, **super().spec()}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x, self.bias)
+        return self.product(x, self._buffers["bias"])
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The packed product with a bias fp32 [out_features] or None."""
+        has = self._buffers  # nn.Module takes as long to find an attribute as the product of one row
+        out = self._bound(x, has["offset"], has["step"], has["lanes"], has["scale"], bias)
+        if out is not None:
+            return out
         if self.bits == 1:
             return ops.binary_linear(x, self.offset, not self.signed, self.lanes, self.rows, self.scale, bias)
         return ops.integer_linear(
