@@ -19,6 +19,7 @@ from torch.nn.functional import conv1d, conv2d, linear, scaled_dot_product_atten
 from benchmarks.timing import bf16_layer, geometric_mean, int8_layer, median_times
 from bitquant import ops, packing
 from bitquant.ops import library, rules
+from bitquant.packed import PackedLinear
 
 ROWS = (1, 50, 500, 1500)
 WEIGHTS = ((144, 576), (256, 256), (256, 1024), (512, 2048), (768, 768), (768, 3072), (3072, 768))  # (K, N)
@@ -43,18 +44,16 @@ def lanes_of(weight):
     return packing.to_lanes(packing.to_words(packing.pack_bits(weight >= 0), weight.shape[1]))
 
 
-def binary_layer(weight, bias):
-    """x -> binary_linear with the signs of ``weight`` and one scale a row."""
+def packed_layer(weight, bias, bits):
+    """A packed linear layer of ``bits``-bit inputs with the signs of ``weight`` (N, K) and one scale a row."""
     n, k = weight.shape
-    lanes, threshold, scale = lanes_of(weight), torch.zeros(k), weight.abs().mean(1)
-    return lambda x: ops.binary_linear(x, threshold, False, lanes, n, scale, bias)
-
-
-def integer_layer(weight, bias, bits):
-    n, k = weight.shape
-    lanes, offset, scale = lanes_of(weight), torch.zeros(k), weight.abs().mean(1)
-    step = torch.tensor([2.0 ** (2 - bits)])
-    return lambda x: ops.integer_linear(x, offset, step, bits, True, lanes, n, scale, bias)
+    layer = PackedLinear(k, n, bits=bits, signed=True, bias=True, scales=n)
+    layer.pack(weight >= 0)
+    layer.scale.copy_(weight.abs().mean(1))
+    layer.bias.copy_(bias)
+    if bits > 1:
+        layer.step.fill_(2.0 ** (2 - bits))
+    return layer
 
 
 def binary_convolution(weight, bias, bits, stride, padding, groups):
@@ -86,7 +85,7 @@ def measure(what, x, ours, others, macs, seconds):
 def measure_linear(m, k, n, seconds):
     """One row of the first table."""
     x, weight, bias = torch.randn(m, k), torch.randn(n, k) / math.sqrt(k), torch.randn(n)
-    ours = {OURS: binary_layer(weight, bias)} | {name: integer_layer(weight, bias, int(name[0])) for name in WIDER}
+    ours = {name: packed_layer(weight, bias, int(name[0])) for name in (OURS, *WIDER)}
     others = {"fp32": lambda x: linear(x, weight, bias), "bf16": bf16_layer(weight, bias)}
     others |= {"int8": int8_layer(weight, bias)}
     return {"M": m, "K": k, "N": n} | measure(f"{m} x {k} x {n}", x, ours, others, m * k * n, seconds)

@@ -7,7 +7,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import TraceFailed
 
-_FIXED = (type(None), bool, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format)
+_FIXED = frozenset((type(None), bool, float, str, torch.dtype, torch.device, torch.layout, torch.memory_format))
 
 
 def flatten(args: tuple, kwargs: dict) -> tuple[list, tuple]:
@@ -27,19 +27,9 @@ def flatten(args: tuple, kwargs: dict) -> tuple[list, tuple]:
 
 def _flatten(x, leaves, key, positions):
     kind = type(x)
-    if isinstance(x, torch.Tensor):
-        seen = positions.setdefault(id(x), len(leaves))
-        if seen == len(leaves):
-            leaves.append(x)
-            key.append((x.dtype, x.device, x.ndim))
-        else:
-            key.append(("again", seen))
-    elif kind in _FIXED:
+    if kind in _FIXED:
         key.append((kind, x))
-    elif isinstance(x, (int, torch.SymInt)):
-        leaves.append(x)
-        key.append(int)
-    elif kind in (tuple, list):
+    elif kind is tuple or kind is list:
         key.append((kind, len(x)))
         for item in x:
             _flatten(item, leaves, key, positions)
@@ -47,6 +37,16 @@ def _flatten(x, leaves, key, positions):
         key.append((dict, tuple(x)))
         for item in x.values():
             _flatten(item, leaves, key, positions)
+    elif isinstance(x, torch.Tensor):
+        seen = positions.setdefault(id(x), len(leaves))
+        if seen == len(leaves):
+            leaves.append(x)
+            key.append((x.dtype, x.device, x.ndim))
+        else:
+            key.append(("again", seen))
+    elif isinstance(x, (int, torch.SymInt)):
+        leaves.append(x)
+        key.append(int)
     elif kind in pytree.SUPPORTED_NODES:
         items, context = pytree.SUPPORTED_NODES[kind].flatten_fn(x)
         key.append((kind, len(items), repr(context)))

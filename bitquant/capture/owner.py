@@ -116,7 +116,10 @@ def unmake_owner_(module: nn.Module):
 
 
 def _device(leaves) -> str:
-    return next((x.device.type for x in leaves if isinstance(x, torch.Tensor)), "cpu")
+    for x in leaves:
+        if isinstance(x, torch.Tensor):
+            return x.device.type
+    return "cpu"
 
 
 def _dispatch(owner, leaves, key, args, kwargs):

@@ -58,11 +58,9 @@ def untouched(owner):
 
 def context(device: str) -> tuple:
     """The ambient modes a graph is traced under: gradients, inference mode and autocast on `device` and the CPU."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        *((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in {device, "cpu"}),
-    )
+    devices = ("cpu",) if device == "cpu" else (device, "cpu")
+    autocast = [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in devices]
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast
 
 
 class Attributes:

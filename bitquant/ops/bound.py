@@ -40,8 +40,10 @@ class BoundLinear:
         bound, sizes, _ = self._bound
         if at != bound:
             sizes = self._bind(at, offset, step, lanes, scale, bias)
-        *lead, k = x.shape or (0,)
-        if k != self._fixed[0] or not sizes or dispatch.current() is not native:
+        if not sizes or not x.dim() or dispatch.current() is not native:
+            return None
+        *lead, k = x.shape
+        if k != self._fixed[0]:
             return None
         out = x.new_empty(*lead, sizes[0])
         native.multiply(x.data_ptr(), out.data_ptr(), at, x.numel() // k, k, k, sizes)

@@ -87,15 +87,16 @@ def convolution(
 
 def binary_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: Tensor) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.ndim != 4 or x.dtype not in FLOATS:
+        if x.dtype not in FLOATS or x.dim() != 4:
             raise ValueError(f"{name} must be a float tensor (B, H, T, d), got {x.dtype} {tuple(x.shape)}")
-    (b, h, tq, d), tk = q.shape, k.shape[2]
-    if k.shape != (b, h, tk, d) or v.shape[:3] != (b, h, tk) or d == 0 or v.shape[3] == 0:
+    b, h, tq, d = q.shape
+    *values, tk, dv = v.shape
+    if k.shape != (b, h, tk, d) or values != [b, h] or d == 0 or dv == 0:
         raise ValueError(
             f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)} must agree in B and H, k and v in length,"
             " q and k in d"
         )
-    if max(d, tk) >= MAX_EXACT:
+    if d >= MAX_EXACT or tk >= MAX_EXACT:
         raise ValueError(f"length {tk} and head size {d} must be below 2^24, where sums stop being exact")
     if keep is not None:
         fits = keep.ndim <= 4 and all(

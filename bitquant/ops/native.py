@@ -6,6 +6,7 @@ few tokens costs microseconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
 
 import torch
@@ -131,33 +132,33 @@ def convolution(
 def binary_attention_rowmax(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, margin: Tensor, scale: Tensor
 ) -> Tensor:
-    return _attend("bq_attention_rowmax", q, k, v, keep, scale, margin)
+    return _attend(load().library.bq_attention_rowmax, q, k, v, keep, scale, margin.data_ptr())
 
 
 def binary_attention_table(
     q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, table: Tensor, ratio: Tensor, scale: Tensor
 ) -> Tensor:
-    return _attend("bq_attention_table", q, k, v, keep, scale, table.contiguous(), ratio)
+    table = table.contiguous()
+    return _attend(load().library.bq_attention_table, q, k, v, keep, scale, table.data_ptr(), ratio.data_ptr())
 
 
-def _attend(
-    function: str, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: Tensor, *rule: Tensor
-) -> Tensor:
+def _attend(function, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale: Tensor, *rule: int) -> Tensor:
     dtype = q.dtype
-    q, k, v = _heads(q), _heads(k), _heads(v)
-    (b, h, tq, d), tk, dv = q.shape, k.shape[2], v.shape[3]
+    q, q_strides = _heads(q)
+    k, k_strides = _heads(k)
+    v, v_strides = _heads(v)
+    b, h, tq, d = q.shape
+    _, _, tk, dv = v.shape
     strides = (0, 0, 0, 0)
     if keep is not None:
         keep = keep.expand(b, h, tq, tk)
         strides = keep.stride()
-    out = torch.empty((b, h, tq, dv), dtype=torch.float32)
+    out = q.new_empty(b, h, tq, dv)
     call = _ATTENTION(
         q.data_ptr(), k.data_ptr(), v.data_ptr(), _address(keep), out.data_ptr(), b, h, tq, tk, d, dv,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *strides, scale.data_ptr(),
+        *q_strides, *k_strides, *v_strides, *strides, scale.data_ptr(),
     )  # fmt: skip
-    attend = getattr(load().library, function)
-    status = attend(call, *(part.data_ptr() for part in rule), torch.get_num_threads())
-    _check(status, "q, k or v")
+    _check(function(call, *rule, torch.get_num_threads()), "q, k or v")
     return out if dtype == torch.float32 else out.to(dtype)
 
 
@@ -195,9 +196,15 @@ def _fp32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float32 else x.to(torch.float32)
 
 
-def _heads(x: Tensor) -> Tensor:
-    x = _fp32(x)
-    return x if x.stride(3) == 1 else x.contiguous()
+def _heads(x: Tensor) -> tuple[Tensor, Sequence[int]]:
+    """``x`` in fp32 with a dense last dimension, and the strides of the others."""
+    if x.dtype is not torch.float32:
+        x = x.to(torch.float32)
+    *strides, step = x.stride()
+    if step == 1:
+        return x, strides
+    x = x.contiguous()
+    return x, x.stride()[:3]
 
 
 def _check(status: int, name: str) -> None:

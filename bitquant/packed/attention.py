@@ -69,11 +69,16 @@ class PackedAttention(FixedDtype):
             )
         if enable_gqa:
             key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+        if not query.shape == key.shape == value.shape:
+            key, value = (t.expand(*query.shape[:-2], *t.shape[-2:]) for t in (key, value))
+        keep = None
+        if attn_mask is not None or is_causal:
+            keep = keep_mask(attn_mask, is_causal, query.shape[-2], key.shape[-2], device=query.device)
+        if query.ndim == 4:
+            return self.product(query, key, value, keep)
         lead = query.shape[:-2]
-        key, value = (t if t.shape[:-2] == lead else t.expand(*lead, *t.shape[-2:]) for t in (key, value))
-        query, key, value = (t.reshape(-1, *_heads(t)) if t.ndim != 4 else t for t in (query, key, value))
-        keep = keep_mask(attn_mask, is_causal, query.shape[-2], key.shape[-2], device=query.device)
-        if keep is not None and len(lead) != 2:
+        query, key, value = (t.reshape(-1, 1, *t.shape[-2:]) for t in (query, key, value))  # a batch with one head
+        if keep is not None:
             keep = keep.expand(*lead, *keep.shape[-2:]).reshape(-1, 1, *keep.shape[-2:])
         out = self.product(query, key, value, keep)
         return out.view(*lead, *out.shape[-2:])
@@ -81,14 +86,11 @@ class PackedAttention(FixedDtype):
     def product(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None) -> Tensor:
         """Both products, (B, H, Tq, d), (B, H, Tk, d), (B, H, Tk, dv) -> (B, H, Tq, dv), by the rule; ``keep`` as in
         ``ops.binary_attention_rowmax``."""
+        has = self._buffers  # nn.Module takes long to find an attribute
         if self.rule == "row-max":
-            return ops.binary_attention_rowmax(query, key, value, keep, self.margin, self.scale)
-        return ops.binary_attention_table(query, key, value, keep, self.table, self.ratio, self.scale)
+            return ops.binary_attention_rowmax(query, key, value, keep, has["margin"], has["scale"])
+        return ops.binary_attention_table(query, key, value, keep, has["table"], has["ratio"], has["scale"])
 
     def extra_repr(self) -> str:
         return f"{self.rule}, head_dim={self.head_dim}"
 
-
-def _heads(x: Tensor) -> tuple[int, int, int]:
-    """All leading dimensions become the batch, with one head."""
-    return 1, x.shape[-2], x.shape[-1]

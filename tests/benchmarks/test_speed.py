@@ -57,8 +57,8 @@ def test_rivals_compute_what_the_model_does():
 
 @pytest.mark.skipif(library.unavailable_reason() is not None, reason="no kernels")
 def test_wrong_kernels_are_not_timed(tiny_encoders, monkeypatch):
-    own = native.binary_linear
-    monkeypatch.setattr(native, "binary_linear", lambda *args: own(*args) + 1)
+    own = native.binary_attention_rowmax
+    monkeypatch.setattr(native, "binary_attention_rowmax", lambda *args: own(*args) + 1)
     with pytest.raises(click.ClickException, match="differs from its definition"):
         encoders.measure("2x32", 20, 0.0, memory=False)
 
