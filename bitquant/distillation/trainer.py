@@ -147,7 +147,7 @@ class _Stage:
         """Steps ``done`` (from 0) to the last; with ``done`` > 0 the state is read from the checkpoint first."""
         s, blocks = self.settings, record_of(student).blocks
         groups = parameter_groups(student, lr=s["lr"], scale_lr=s["scale_lr"], weight_decay=s["weight_decay"])
-        optimizer = torch.optim.AdamW(groups)
+        optimizer = torch.optim.AdamW(groups, fused=True)
         student.train(s["dropout"])
         if done:
             self.state.load(student, optimizer)
