@@ -1,38 +1,39 @@
 """Binary attention (contract 4) in standard operators.
 
-Scores are a float product of -1 and +1, exact and as fast as any here. The taken keys multiply the signs of the values
-as integers; for a mean, a column of ones beside the values counts them. A mask puts scores far below every other.
+All in integers. Only differences of scores within a row matter, and a key's bits of 0 and 1 give half of them with one
+operator less. The taken keys multiply the signs of the values; for a mean, a column of ones beside the values counts
+them. A mask puts scores far below every other.
 """
 
 TEXTS = {
-    # (B, H, Tq, d), (B, H, Tk, d) -> the integer scores, float (B, H, Tq, Tk)
+    # (B, H, Tq, d), (B, H, Tk, d) -> int32 (B, H, Tq, Tk): a product of -1, +1 and 0, 1, which within a row differs as
+    # half the integer score does; at most d, at least -d
     "Scores": """(q, k) => (scores) {
-        zero = Constant <value_float: float = 0.0> ()
-        plus = Constant <value_float: float = 1.0> ()
-        minus = Constant <value_float: float = -1.0> ()
-        query_bits = GreaterOrEqual (q, zero)
-        key_bits = GreaterOrEqual (k, zero)
-        query_signs = Where (query_bits, plus, minus)
-        key_signs = Where (key_bits, plus, minus)
-        keys = Transpose <perm: ints = [0, 1, 3, 2]> (key_signs)
-        scores = MatMul (query_signs, keys)
+        nothing = Constant <value_float: float = 0.0> ()
+        zero = Constant <value: tensor = uint8 {1}> ()
+        queries = bitquant.BinaryLevels <zero_point: int = 1> (q, nothing)
+        key_bits = GreaterOrEqual (k, nothing)
+        rows = Cast <to: int = 3> (key_bits)
+        keys = Transpose <perm: ints = [0, 1, 3, 2]> (rows)
+        scores = MatMulInteger (queries, keys, zero)
     }""",
-    # float -1 and +1
-    "ValueSigns": """(v) => (signs) {
-        zero = Constant <value_float: float = 0.0> ()
-        up = Constant <value_float: float = 1.0> ()
-        down = Constant <value_float: float = -1.0> ()
-        bits = GreaterOrEqual (v, zero)
-        signs = Where (bits, up, down)
+    # int8 0 and 2, around 1
+    "ValueLevels": """(v) => (levels) {
+        nothing = Constant <value_float: float = 0.0> ()
+        taken = GreaterOrEqual (v, nothing)
+        bits = Cast <to: int = 3> (taken)
+        levels = Add (bits, bits)
     }""",
-    # uint8 1 where score >= best - margin; scores at the floor or below belong to removed keys
+    # uint8 1 where score >= best - margin / 2; scores at the floor or below belong to removed keys
     "NearBest": """(scores, margin) => (taken) {
         last = Constant <value_ints: ints = [-1]> ()
+        two = Constant <value_int: int = 2> ()
         widest = Constant <value_int: int = 16777216> ()
-        floor = Constant <value_float: float = -268435456.0> ()
+        floor = Constant <value: tensor = int32 {-268435456}> ()
         best = ReduceMax <keepdims: int = 1> (scores, last)
-        exact = Min (margin, widest)
-        distance = Cast <to: int = 1> (exact)
+        bounded = Min (margin, widest)
+        halved = Div (bounded, two)
+        distance = Cast <to: int = 6> (halved)
         reach = Sub (best, distance)
         threshold = Max (reach, floor)
         near = GreaterOrEqual (scores, threshold)
@@ -41,16 +42,16 @@ TEXTS = {
     # the mean of sign(v) over the taken keys, times scale; 0 where there are none
     "MeanTaken": """(taken, v, scale) => (y) {
         unit = Constant <value_float: float = 1.0> ()
-        second = Constant <value_ints: ints = [1]> ()
         first = Constant <value_ints: ints = [0]> ()
         last = Constant <value_ints: ints = [-1]> ()
         end = Constant <value_ints: ints = [9223372036854775807]> ()
-        signs = bitquant.ValueSigns (v)
-        column = Slice (signs, first, second, last)
-        ones = Abs (column)
-        beside = Concat <axis: int = -1> (signs, ones)
-        counted = Cast <to: int = 3> (beside)
-        sums = MatMulInteger (taken, counted)
+        column = Constant <value_ints: ints = [0, 1]> ()
+        none = Constant <value: tensor = uint8 {0}> ()
+        zero = Constant <value: tensor = int8 {1}> ()
+        two = Constant <value: tensor = int8 {2}> ()
+        levels = bitquant.ValueLevels (v)
+        counted = Pad (levels, column, two, last)
+        sums = MatMulInteger (taken, counted, none, zero)
         totals = Cast <to: int = 1> (sums)
         total = Slice (totals, first, last, last)
         number = Slice (totals, last, end, last)
@@ -58,28 +59,24 @@ TEXTS = {
         mean = Div (total, count)
         y = Mul (mean, scale)
     }""",
-    # uint8 1 where table[(best - score) / 2] * 2^24 > ratio * (its sum over the keys), in integers; removed keys, with
-    # a score of -3 d - 2, read the zeros behind the table
+    # uint8 1 where table[best - score] * 2^24 > ratio * (its sum over the keys), in integers; removed keys, with a
+    # score of -2 d - 1, read the zeros behind the table
     "LargestShares": """(scores, table, ratio) => (taken) {
         last = Constant <value_ints: ints = [-1]> ()
-        half = Constant <value_float: float = 0.5> ()
         none = Constant <value: tensor = int32 {0}> ()
         unit = Constant <value_int: int = 1> ()
         bits = Constant <value_int: int = 16777216> ()
         entries = Cast <to: int = 6> (table)
         zeros = Mul (entries, none)
-        extended = Concat <axis: int = 0> (entries, zeros)
+        extended = Concat <axis: int = 0> (entries, zeros, zeros)
         length = Size (table)
         dimension = Sub (length, unit)
         lowest = Neg (dimension)
-        least = Cast <to: int = 1> (lowest)
+        least = Cast <to: int = 6> (lowest)
         highest = ReduceMax <keepdims: int = 1> (scores, last)
         best = Max (highest, least)
-        below = Sub (best, scores)
-        steps = Mul (below, half)
-        index = Cast <to: int = 6> (steps)
-        any_row = Cast <to: int = 6> (best)
-        blank = Mul (any_row, none)
+        index = Sub (best, scores)
+        blank = Mul (best, none)
         rows = Add (blank, extended)
         weight = GatherElements <axis: int = -1> (rows, index)
         parts = ReduceSum <keepdims: int = 1> (weight, last)
@@ -92,9 +89,10 @@ TEXTS = {
         taken = Cast <to: int = 2> (larger)
     }""",
     "SumTaken": """(taken, v, scale) => (y) {
-        signs = bitquant.ValueSigns (v)
-        values = Cast <to: int = 3> (signs)
-        sums = MatMulInteger (taken, values)
+        none = Constant <value: tensor = uint8 {0}> ()
+        zero = Constant <value: tensor = int8 {1}> ()
+        levels = bitquant.ValueLevels (v)
+        sums = MatMulInteger (taken, levels, none, zero)
         total = Cast <to: int = 1> (sums)
         y = Mul (total, scale)
     }""",
@@ -104,7 +102,7 @@ TEXTS = {
         y = bitquant.MeanTaken (taken, v, scale)
     }""",
     "MaskedBinaryAttention": """(q, k, v, keep, margin, scale) => (y) {
-        removed = Constant <value_float: float = -1073741824.0> ()
+        removed = Constant <value: tensor = int32 {-1073741824}> ()
         all = bitquant.Scores (q, k)
         scores = Where (keep, all, removed)
         taken = bitquant.NearBest (scores, margin)
@@ -116,12 +114,12 @@ TEXTS = {
         y = bitquant.SumTaken (taken, v, scale)
     }""",
     "MaskedTableAttention": """(q, k, v, keep, table, ratio, scale) => (y) {
-        factor = Constant <value_int: int = -3> ()
+        factor = Constant <value_int: int = -2> ()
         offset = Constant <value_int: int = 1> ()
         length = Size (table)
         scaled = Mul (length, factor)
-        lowest = Add (scaled, offset)  # -3 (d + 1) + 1
-        removed = Cast <to: int = 1> (lowest)
+        lowest = Add (scaled, offset)  # -2 (d + 1) + 1
+        removed = Cast <to: int = 6> (lowest)
         all = bitquant.Scores (q, k)
         scores = Where (keep, all, removed)
         taken = bitquant.LargestShares (scores, table, ratio)

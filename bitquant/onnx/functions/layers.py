@@ -32,7 +32,7 @@ def _linear(quantizer: str, signs: str) -> str:
         {unpack}
         weight = Transpose <perm: ints = [1, 0]> (signs)
         sums = MatMulInteger (levels, weight, zero)
-        y = bitquant.Scaled (sums, scale, bias)
+        y = bitquant.Scaled (x, sums, scale, bias)
     }}"""
 
 
@@ -49,7 +49,7 @@ def _conv(quantizer: str, signs: str, product: str, axes: list[int]) -> str:
         sums = bitquant.{product} <{_PASSED}> (levels, zero, signs)
         scales = Unsqueeze (scale, space)
         biases = Unsqueeze (bias, space)
-        y = bitquant.Scaled (sums, scales, biases)
+        y = bitquant.Scaled (x, sums, scales, biases)
     }}"""
 
 

@@ -35,15 +35,15 @@ TEXTS = {
         middle = Constant <value_int: int = @zero_point> ()
         zero = Cast <to: int = 2> (middle)
     }""",
-    # float x -> uint8: 0, or zero_point + 1 where x >= threshold
+    # float x -> uint8: 0, or zero_point + 1 where x >= threshold; a Where takes twice the time
     "BinaryLevels": """<zero_point> (x, threshold) => (levels) {
         middle = Constant <value_int: int = @zero_point> ()
         one = Constant <value_int: int = 1> ()
         above = Add (middle, one)
         high = Cast <to: int = 2> (above)
-        low = Constant <value: tensor = uint8 {0}> ()
         taken = GreaterOrEqual (x, threshold)
-        levels = Where (taken, high, low)
+        bits = Cast <to: int = 2> (taken)
+        levels = Mul (bits, high)
     }""",
     # float x -> uint8: rint((x + shift) / step) + zero_point, clipped to 0 .. top
     "IntegerLevels": """<zero_point, top> (x, shift, step) => (levels) {
@@ -65,11 +65,19 @@ TEXTS = {
         offset = Cast <to: int = 1> (zero)
         values = Sub (raised, offset)
     }""",
-    # sums -> fl(fl(sum * scale) + bias), rounded twice (contract 1)
-    "Scaled": """(sums, scale, bias) => (y) {
+    # sums of x -> fl(fl(sum * scale) + bias), rounded twice (contract 1). ONNX Runtime fuses a MatMulInteger with the
+    # cast and a product by a product that is made while it runs: 1 * scale, with a 1 that it cannot fold. It would fuse
+    # an Add too, into what some processors round once; a Sub stays
+    "Scaled": """(x, sums, scale, bias) => (y) {
+        one = Constant <value_int: int = 1> ()
+        size = Size (x)
+        least = Min (size, one)
+        unit = Cast <to: int = 1> (least)
+        factor = Mul (unit, scale)
         exact = Cast <to: int = 1> (sums)
-        scaled = Mul (exact, scale)
-        y = Add (scaled, bias)
+        scaled = Mul (exact, factor)
+        opposite = Neg (bias)
+        y = Sub (scaled, opposite)
     }""",
     # embedding: the rows stay packed, a look-up unpacks those it needs
     "BinaryEmbedding": """<columns> (indices, packed, scale) => (y) {
