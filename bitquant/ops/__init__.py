@@ -1,4 +1,4 @@
-"""The binary products as torch operators (``torch.ops.bitquant.*``), with fake kernels for compile and export.
+"""The binary products, as torch operators (``torch.ops.bitquant.*``, defined in ``operators``).
 
 ``naive`` defines them in plain torch and serves every device; on the CPU the ``native`` kernels take over where they
 can, on a GPU those of ``triton``. Layouts: ``bitquant.packing``. No op is differentiable: training uses the float
@@ -7,14 +7,10 @@ products of ``bitquant.nn``.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..packing import words_for
-from . import checks, dispatch, naive
+from . import operators
 from .bound import BoundLinear
-from .checks import output_size
-from .direct import is_direct
 from .dispatch import Backend, BackendUnavailable, backends, use_backend
 
 __all__ = [
@@ -26,96 +22,13 @@ __all__ = [
     "binary_attention_table",
     "binary_embedding",
     "binary_linear",
+    "bits_of_linear",
     "convolution",
     "integer_linear",
+    "linear_of_bits",
     "threshold_pack",
     "use_backend",
 ]
-
-_library = torch.library.Library("bitquant", "DEF")
-
-
-def _operator(schema: str, check, fake):
-    """Define one op whose kernels are the functions of that name in ``naive`` and in a device's current backend,
-    and return what calls it: past torch's dispatcher where nothing there looks on."""
-    name = schema.partition("(")[0]
-    definition = getattr(naive, name)
-
-    def on_any_device(*args):
-        check(*args)
-        return definition(*args)
-
-    def on(device):
-        def kernel(*args):
-            check(*args)
-            return getattr(dispatch.current(device), name, definition)(*args)
-
-        return kernel
-
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(name, on_any_device, "CompositeExplicitAutograd")
-    _library.impl(name, on_cpu := on("cpu"), "CPU")
-    _library.impl(name, on("cuda"), "CUDA")
-    torch.library.register_fake(f"bitquant::{name}", fake, lib=_library)
-    operator = getattr(torch.ops.bitquant, name).default
-
-    def call(*args):
-        return (on_cpu if is_direct(args) else operator)(*args)
-
-    return call
-
-
-_threshold_pack = _operator(
-    "threshold_pack(Tensor x, Tensor threshold, bool strict) -> (Tensor, Tensor)",
-    lambda x, threshold, strict: checks.threshold_pack(x, threshold),
-    lambda x, threshold, strict: (
-        x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32),
-        x.new_empty(x.shape[:-1], dtype=torch.int32),
-    ),
-)
-_binary_linear = _operator(
-    "binary_linear(Tensor x, Tensor threshold, bool strict, Tensor lanes, int out_features, Tensor scale, Tensor? bias)"
-    " -> Tensor",
-    lambda x, threshold, strict, *weight: checks.binary_linear(x, threshold, *weight),
-    lambda x, threshold, strict, lanes, out_features, scale, bias: x.new_empty((*x.shape[:-1], out_features)),
-)
-_integer_linear = _operator(
-    "integer_linear(Tensor x, Tensor offset, Tensor? step, int bits, bool signed, Tensor lanes, int out_features,"
-    " Tensor scale, Tensor? bias) -> Tensor",
-    lambda x, offset, step, bits, signed, *weight: (
-        checks.binary_linear(x, offset, *weight),
-        checks.quantizer(bits, step, x.shape[-1]),
-    ),
-    lambda x, offset, step, bits, signed, lanes, out_features, scale, bias: x.new_empty((*x.shape[:-1], out_features)),
-)
-_convolution = _operator(
-    "convolution(Tensor x, Tensor offset, Tensor? step, int bits, bool signed, Tensor lanes, int out_channels,"
-    " int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups, Tensor scale, Tensor? bias)"
-    " -> Tensor",
-    checks.convolution,
-    lambda x, offset, step, bits, signed, lanes, out_channels, *geometry: x.new_empty(
-        (x.shape[0], out_channels, *output_size(x.shape[2:], *geometry[:4]))
-    ),
-)
-_binary_attention_rowmax = _operator(
-    "binary_attention_rowmax(Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor margin, Tensor scale) -> Tensor",
-    lambda q, k, v, keep, margin, scale: (checks.binary_attention(q, k, v, keep, scale), checks.rowmax(margin)),
-    lambda q, k, v, keep, margin, scale: q.new_empty((*q.shape[:3], v.shape[3])),
-)
-_binary_attention_table = _operator(
-    "binary_attention_table(Tensor q, Tensor k, Tensor v, Tensor? keep, Tensor table, Tensor ratio, Tensor scale)"
-    " -> Tensor",
-    lambda q, k, v, keep, table, ratio, scale: (
-        checks.binary_attention(q, k, v, keep, scale),
-        checks.table(table, ratio, q.shape[3]),
-    ),
-    lambda q, k, v, keep, table, ratio, scale: q.new_empty((*q.shape[:3], v.shape[3])),
-)
-_binary_embedding = _operator(
-    "binary_embedding(Tensor indices, Tensor packed, int dim, Tensor scale) -> Tensor",
-    checks.binary_embedding,
-    lambda indices, packed, dim, scale: scale.new_empty((*indices.shape, dim)),
-)
 
 
 def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
@@ -132,7 +45,7 @@ def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, 
     Raises:
         ValueError: NaN in ``x``, or a wrong dtype or shape.
     """
-    return _threshold_pack(x, threshold, strict)
+    return operators.threshold_pack(x, threshold, strict)
 
 
 def binary_linear(
@@ -153,7 +66,56 @@ def binary_linear(
     Raises:
         ValueError: NaN in ``x``, or a wrong dtype or shape.
     """
-    return _binary_linear(x, threshold, strict, lanes, out_features, scale, bias)
+    return operators.binary_linear(x, threshold, strict, lanes, out_features, scale, bias)
+
+
+def linear_of_bits(
+    words: Tensor, features: int, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """:func:`binary_linear` on an input that is bits already.
+
+    Args:
+        words: int32 (..., ceil(K/32)), as :func:`threshold_pack` gives them. features: K.
+        strict: True where they are bits of {0,1}, False of {-1,+1}.
+        lanes, out_features, scale, bias: as in :func:`binary_linear`.
+
+    Returns:
+        fp32 (..., N).
+
+    Raises:
+        ValueError: a wrong dtype or shape.
+    """
+    return operators.linear_of_bits(words, features, strict, lanes, out_features, scale, bias)
+
+
+def bits_of_linear(
+    words: Tensor,
+    features: int,
+    strict: bool,
+    lanes: Tensor,
+    out_features: int,
+    scale: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    next_threshold: Tensor,
+    next_strict: bool,
+) -> Tensor:
+    """The bits that :func:`threshold_pack` makes of :func:`linear_of_bits`, or of its ReLU: no float is written.
+
+    Args:
+        words, features, strict, lanes, out_features, scale, bias: as in :func:`linear_of_bits`.
+        relu: take the ReLU first.
+        next_threshold, next_strict: of the layer that reads them, as in :func:`threshold_pack`.
+
+    Returns:
+        int32 (..., ceil(N/32)).
+
+    Raises:
+        ValueError: the product is NaN, or a wrong dtype or shape.
+    """
+    return operators.bits_of_linear(
+        words, features, strict, lanes, out_features, scale, bias, relu, next_threshold, next_strict
+    )
 
 
 def integer_linear(
@@ -182,7 +144,7 @@ def integer_linear(
     Raises:
         ValueError: NaN in ``x``, or a wrong dtype, shape or width.
     """
-    return _integer_linear(x, offset, step, bits, signed, lanes, out_features, scale, bias)
+    return operators.integer_linear(x, offset, step, bits, signed, lanes, out_features, scale, bias)
 
 
 def convolution(
@@ -219,7 +181,7 @@ def convolution(
     Raises:
         ValueError: NaN in ``x``, or a wrong dtype, shape or width.
     """
-    return _convolution(
+    return operators.convolution(
         x, offset, step, bits, signed, lanes, out_channels, kernel_size, stride, padding, dilation, groups, scale, bias
     )
 
@@ -243,7 +205,7 @@ def binary_attention_rowmax(
     Raises:
         ValueError: NaN in ``q``, ``k`` or ``v``, or a wrong dtype or shape.
     """
-    return _binary_attention_rowmax(q, k, v, keep, margin, scale)
+    return operators.binary_attention_rowmax(q, k, v, keep, margin, scale)
 
 
 def binary_attention_table(
@@ -266,7 +228,7 @@ def binary_attention_table(
     Raises:
         ValueError: NaN in ``q``, ``k`` or ``v``, or a wrong dtype or shape.
     """
-    return _binary_attention_table(q, k, v, keep, table, ratio, scale)
+    return operators.binary_attention_table(q, k, v, keep, table, ratio, scale)
 
 
 def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> Tensor:
@@ -285,4 +247,4 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
         IndexError: an index below 0 or not below V.
         ValueError: a wrong dtype or shape.
     """
-    return _binary_embedding(indices, packed, dim, scale)
+    return operators.binary_embedding(indices, packed, dim, scale)

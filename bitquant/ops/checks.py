@@ -30,9 +30,17 @@ def binary_linear(
     weight(x.shape[-1], lanes, out_features, scale, bias)
 
 
+def words(words: Tensor, features: int) -> None:
+    if words.dtype is not torch.int32 or words.ndim == 0 or words.shape[-1] != -(-features // WORD_BITS):
+        raise ValueError(
+            f"bits of {features} features are int32 (..., {-(-features // WORD_BITS)}), got {words.dtype}"
+            f" {tuple(words.shape)}"
+        )
+
+
 def weight(k: int, lanes: Tensor, n: int, scale: Tensor, bias: Tensor | None) -> None:
     shape = (-(-n // LANES), -(-k // WORD_BITS), LANES)
-    if lanes.shape != shape or n < 1 or lanes.dtype is not torch.int32:
+    if lanes.shape != shape or min(n, k) < 1 or lanes.dtype is not torch.int32:
         raise ValueError(f"{k} -> {n} features need int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")
     vector(scale, n, "scale")
     if bias is not None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch  # noqa: F401  first, so that its OpenMP runtime is the one the library finds
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 OK, NAN, INDEX, TABLE, NO_MEMORY, UNSUPPORTED = range(6)  # bq_status of bitquant.h
 FILE_NAME = {"darwin": "libbitquant_cpu.dylib", "win32": "bitquant_cpu.dll"}.get(sys.platform, "libbitquant_cpu.so")
 

@@ -35,6 +35,35 @@ def binary_linear(
     return out.to(x.dtype)
 
 
+def linear_of_bits(
+    words: Tensor, features: int, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    bits = _signs_of_words(words.reshape(-1, words.shape[-1]), features)
+    weight = _signs_of_words(packing.from_lanes(lanes, out_features), features)
+    with torch.autocast(words.device.type, enabled=False):
+        acc = (bits.clamp(min=0) if strict else bits) @ weight.T
+    out = acc.mul_(scale)
+    if bias is not None:
+        out.add_(bias)
+    return out.view(*words.shape[:-1], out_features)
+
+
+def bits_of_linear(
+    words: Tensor,
+    features: int,
+    strict: bool,
+    lanes: Tensor,
+    out_features: int,
+    scale: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    next_threshold: Tensor,
+    next_strict: bool,
+) -> Tensor:
+    out = linear_of_bits(words, features, strict, lanes, out_features, scale, bias)
+    return threshold_pack(out.relu_() if relu else out, next_threshold, next_strict)[0]
+
+
 def integer_linear(
     x: Tensor,
     offset: Tensor,

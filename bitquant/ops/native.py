@@ -12,12 +12,13 @@ from struct import Struct
 import torch
 from torch import Tensor
 
+from ..packing import words_for
 from . import naive
 from .checks import output_size
 from .library import INDEX, NAN, OK, TABLE, load
 
 # The structures of bitquant.h, whose members all have eight bytes: addresses (Q), then whole numbers (q).
-_LINEAR = Struct("@7Q8q").pack
+_LINEAR = Struct("@7Q8q3Q3q").pack
 _CONVOLUTION = Struct("@7Q24q").pack
 _ATTENTION = Struct("@5Q19qQ").pack
 
@@ -81,11 +82,66 @@ def _multiply(
     return out if x.dtype == torch.float32 else out.to(x.dtype)
 
 
-def multiply(
-    x: int, out: int, constants: tuple[int, ...], rows: int, k: int, stride: int, sizes: tuple[int, ...]
+def linear_of_bits(
+    words: Tensor, features: int, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    words = words.contiguous()
+    out = scale.new_empty(*words.shape[:-1], out_features)
+    _multiply_words(words, features, strict, lanes, out_features, scale, bias, out.data_ptr(), (0, 0, 1, 0, 0))
+    return out
+
+
+def bits_of_linear(
+    words: Tensor,
+    features: int,
+    strict: bool,
+    lanes: Tensor,
+    out_features: int,
+    scale: Tensor,
+    bias: Tensor | None,
+    relu: bool,
+    next_threshold: Tensor,
+    next_strict: bool,
+) -> Tensor:
+    words, next_threshold = words.contiguous(), next_threshold.contiguous()
+    out = words.new_empty(*words.shape[:-1], words_for(out_features))
+    then = out.data_ptr(), next_threshold.data_ptr(), next_threshold.numel(), not next_strict, relu
+    _multiply_words(words, features, strict, lanes, out_features, scale, bias, 0, then)
+    return out
+
+
+def _multiply_words(
+    words: Tensor,
+    k: int,
+    strict: bool,
+    lanes: Tensor,
+    n: int,
+    scale: Tensor,
+    bias: Tensor | None,
+    out: int,
+    then: tuple[int, ...],
 ) -> None:
-    """``bq_multiply`` on addresses: ``constants`` from the offset to the bias, ``sizes`` from n on."""
-    call = _LINEAR(x, out, *constants, rows, k, stride, *sizes)
+    lanes, scale = lanes.contiguous(), scale.contiguous()
+    if bias is not None:
+        bias = bias.contiguous()
+    constants = 0, 0, lanes.data_ptr(), scale.data_ptr(), _address(bias)
+    rows = words.numel() // words.shape[-1]
+    multiply(0, out, constants, rows, k, 0, (n, 1, scale.numel(), 1, not strict), (words.data_ptr(), *then))
+
+
+def multiply(
+    x: int,
+    out: int,
+    constants: tuple[int, ...],
+    rows: int,
+    k: int,
+    stride: int,
+    sizes: tuple[int, ...],
+    bits: tuple[int, ...] = (0, 0, 0, 1, 0, 0),
+) -> None:
+    """``bq_multiply`` on addresses: ``constants`` from the offset to the bias, ``sizes`` from n on, ``bits`` from
+    x_words on."""
+    call = _LINEAR(x, out, *constants, rows, k, stride, *sizes, *bits)
     _check(load().library.bq_multiply(call, torch.get_num_threads()), "x")
 
 

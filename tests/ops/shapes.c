@@ -59,13 +59,36 @@ static void same(const char *what, const float *expected, const float *got, int6
     }
 }
 
+/* The same product from bits and to bits; `expected` is what it is as floats. */
+static void between_bits(bq_linear call, const float *expected, int threads) {
+    const int64_t words = up(call.n, 32), vector = coin(), relu = coin(), is_signed = coin();
+    uint32_t *x = room(call.rows * up(call.k, 32) * 4), *out = room(call.rows * words * 4);
+    int32_t *ones = room(call.rows * 4);
+    float *offset = floats(vector ? call.n : 1);
+    if (vector && call.rows) memcpy(offset, expected, (size_t)call.n * 4); /* ties */
+    bq_threshold_pack(call.x, call.rows, call.k, call.stride, call.offset, call.offset_size, !call.is_signed, x, ones, threads);
+    call.x = call.offset = NULL, call.x_words = x;
+    if (bq_multiply(&call, threads) != BQ_OK) ++failures;
+    same("linear of bits", expected, call.out, call.rows * call.n);
+    call.out = NULL, call.out_words = out, call.next_offset = offset, call.next_offset_size = vector ? call.n : 1;
+    call.next_relu = relu, call.next_is_signed = is_signed;
+    if (bq_multiply(&call, threads) != BQ_OK) ++failures;
+    for (int64_t i = 0; i < call.rows; ++i)
+        for (int64_t j = 0; j < words * 32; ++j) {
+            const float y = j < call.n ? expected[i * call.n + j] : 0, kept = relu && y < 0 ? 0 : y;
+            const int wanted = j < call.n && level(kept, offset[vector && j < call.n ? j : 0], NULL, 1, is_signed) == 1;
+            if ((int)(out[i * words + j / 32] >> j % 32 & 1) != wanted) ++failures;
+        }
+    free(x), free(out), free(ones), free(offset);
+}
+
 static void linear(int64_t rows, int64_t k, int64_t n, int64_t bits, int64_t is_signed, int threads) {
     const int64_t stride = k + draw() % 3, vector = coin(), with_bias = coin();
     float *x = floats(rows ? (rows - 1) * stride + k : 0), *offset = floats(vector ? k : 1), step = 0.37f;
     float *scale = floats(vector ? n : 1), *bias = floats(n), *out = room(rows * n * 4), *expected = room(rows * n * 4);
     uint32_t *lanes = weight(n, k);
     bq_linear call = {x,    out, offset, bits > 1 ? &step : NULL, lanes,           scale, with_bias ? bias : NULL, rows, k, stride,
-                      n, vector ? k : 1, vector ? n : 1, bits, is_signed};
+                      n, vector ? k : 1, vector ? n : 1, bits, is_signed, NULL, NULL, NULL, 0, 0, 0};
     for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < n; ++j) {
             int64_t acc = 0;
@@ -75,6 +98,7 @@ static void linear(int64_t rows, int64_t k, int64_t n, int64_t bits, int64_t is_
         }
     if (bq_multiply(&call, threads) != BQ_OK) ++failures;
     same("linear", expected, out, rows * n);
+    if (bits == 1) between_bits(call, expected, threads);
     if (bits == 1 && k > 0) {
         uint32_t *words = room(rows * up(k, 32) * 4);
         int32_t *ones = room(rows * 4);

@@ -32,6 +32,32 @@ def test_linear_and_pack(random, strict, k):
         same("binary_linear", x, threshold, strict, random.weight(n, k)[1], n, scale, bias)
 
 
+@pytest.mark.parametrize("strict", (False, True))
+@pytest.mark.parametrize("k", WIDTHS)
+def test_linear_between_bits(random, strict, k):
+    for i, (n, m) in enumerate(itertools.product(COLUMNS, ROWS)):
+        words, _ = naive.threshold_pack(random.floats(m, k), torch.zeros(1), strict)
+        scale, bias = random.positive(n if i % 3 else 1), random.floats(n) if i % 5 else None
+        arguments = (words, k, strict, random.weight(n, k)[1], n, scale, bias)
+        same("linear_of_bits", *arguments)
+        taken = naive.linear_of_bits(*arguments)[:1].flatten()  # so that every column has a tie
+        threshold = (random.floats(1), taken, -taken)[i % 3] if m else torch.zeros(n)
+        for relu in (False, True):
+            same("bits_of_linear", *arguments, relu, threshold, bool(i % 2))
+
+
+def test_bits_of_what_is_no_number_are_refused(random):
+    words, _ = naive.threshold_pack(random.floats(40, 70), torch.zeros(1), False)
+    bias = torch.zeros(33)
+    for column in (0, 20, 32):
+        bad = bias.index_fill(0, torch.tensor([column]), torch.nan)
+        for relu in (False, True):
+            with pytest.raises(ValueError, match="NaN"):
+                native.bits_of_linear(
+                    words, 70, False, random.weight(33, 70)[1], 33, torch.ones(1), bad, relu, torch.zeros(1), False
+                )
+
+
 @pytest.mark.parametrize("signed", (True, False))
 @pytest.mark.parametrize("bits", (2, 4, 8))
 @pytest.mark.parametrize("k", WIDTHS)
@@ -81,6 +107,10 @@ def test_extreme_values_and_ties(random, strict):
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16, torch.float64))
 def test_other_dtypes_and_strides(random, dtype):
     _, lanes = random.weight(40, 70)
+    words, wide = naive.threshold_pack(random.floats(2, 5, 70), torch.zeros(1), False)[0], random.positive(80)[::2]
+    for bits in (words, words[:, ::2], words[0, 0], words[:0]):
+        same("linear_of_bits", bits, 70, False, lanes, 40, wide, wide)
+        same("bits_of_linear", bits, 70, False, lanes, 40, wide, wide, True, wide, True)
     arguments = (random.floats(70) / 9, False, lanes, 40, random.positive(40), random.floats(40))
     for x in (random.floats(2, 3, 70), random.floats(70, 6).T, random.floats(5, 90)[:, :70], random.floats(70)):
         same("binary_linear", x.to(dtype), *arguments)

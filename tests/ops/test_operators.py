@@ -23,6 +23,15 @@ def test_opcheck(random, backend):
         "threshold_pack": (random.floats(2, 3, 40), torch.zeros(1), True),
         "binary_linear": (random.floats(2, 3, 70), *linear_arguments(random)),
         "integer_linear": (random.floats(2, 3, 70), random.floats(70), one, 4, *linear_arguments(random)[1:]),
+        "linear_of_bits": (torch.tensor([[5, -1, 7]]).int(), 70, *linear_arguments(random)[1:]),
+        "bits_of_linear": (
+            torch.tensor([[5, -1, 7]]).int(),
+            70,
+            *linear_arguments(random)[1:],
+            True,
+            random.floats(20),
+            False,
+        ),
         "convolution": (
             random.floats(2, 6, 40),
             random.floats(6),

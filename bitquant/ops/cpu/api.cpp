@@ -225,8 +225,10 @@ bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t str
 }
 
 bq_status bq_multiply(const bq_linear *call, int threads) {
-    const Rows in{call->x, call->k, call->stride, quantizer_of(*call)};
-    return multiply({in, call->lanes, call->n, call->scale, call->scale_size != 1, call->bias, call->out}, call->rows,
+    const Rows in{call->x, call->k, call->stride, quantizer_of(*call), call->x_words};
+    const Next next{call->out_words, call->next_offset, call->next_offset_size != 1, call->next_is_signed != 0,
+                    call->next_relu != 0};
+    return multiply({in, call->lanes, call->n, call->scale, call->scale_size != 1, call->bias, call->out, next}, call->rows,
                     threads);
 }
 

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define BQ_ABI_VERSION 3
+#define BQ_ABI_VERSION 4
 
 typedef enum bq_status {
     BQ_OK = 0,
@@ -60,21 +60,26 @@ BQ_API int64_t bq_limit(int64_t rounds, int threads);
 BQ_API bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
                                    int64_t threshold_size, int strict, uint32_t *words, int32_t *ones, int threads);
 
-/* A product of `rows` x k floats with a +-1 weight. */
+/* A product of `rows` x k floats, or bits, with a +-1 weight. */
 typedef struct bq_linear {
-    const float *x;              /* rows x k, rows `stride` apart */
-    float *out;                  /* rows x n, dense */
+    const float *x;              /* rows x k, rows `stride` apart; not read where x_words are given */
+    float *out;                  /* rows x n, dense; not written where out_words are given */
     const float *offset;         /* k of them, or one: the threshold at 1 bit, else the shift of a level */
     const float *step;           /* one: the width of a level; NULL at 1 bit */
     const uint32_t *lanes;       /* n rows of k signs */
     const float *scale, *bias;   /* scale: n, or one. bias: n, or NULL */
     int64_t rows, k, stride, n, offset_size, scale_size;
     int64_t bits, is_signed;     /* 1 to 8; at 1 bit {-1,+1} where signed, else {0,1} */
+    const uint32_t *x_words;     /* NULL, or x as rows x ceil(k/32) words, at 1 bit; offset is then not read */
+    uint32_t *out_words;         /* NULL, or rows x ceil(n/32): the result as the bits that a next product starts from */
+    const float *next_offset;    /* with out_words: n of them, or one: the bit is y >= offset, or > where not signed */
+    int64_t next_offset_size, next_is_signed;
+    int64_t next_relu;           /* with out_words: the bits are those of max(y, 0) */
 } bq_linear;
 
 /* out[m][n] = acc * scale[n] + bias[n], acc = sum over k of a[m][k] * w[n][k]. At 1 bit a is x >= offset as +-1, or
  * x > offset as {0,1}; else rint((x + offset) / *step), to even where it is a tie, clipped to -2^(bits-1) .. 2^(bits-1) - 1
- * where signed, else to 0 .. 2^bits - 1. */
+ * where signed, else to 0 .. 2^bits - 1. Members from x_words on may be zero: floats in, floats out. */
 BQ_API bq_status bq_multiply(const bq_linear *call, int threads);
 
 /* A convolution over two dimensions; one over time has height 1. Pairs are (height, width). */

@@ -36,6 +36,14 @@ struct Rows {
     const float *x;
     int64_t k, stride;
     Quantizer to;
+    const uint32_t *words = nullptr;  // in place of x: bits already, of 1 bit
+};
+
+// Where a result goes that only a binarizer reads: its bits.
+struct Next {
+    uint32_t *words;  // nullptr: floats
+    const float *offset;
+    bool per_feature, is_signed, relu;
 };
 
 struct Linear {
@@ -46,6 +54,7 @@ struct Linear {
     bool per_row_scale;
     const float *bias;
     float *out;
+    Next next;
 };
 
 // Neighbouring tiles of a convolution's output: a tile is up to 16 columns of one output row, for every channel.

@@ -30,9 +30,21 @@ static bool pack_row(const float *x, int64_t k, const float *threshold, uint32_t
     return nan == 0;
 }
 
+static void copy_bits(const uint32_t *from, int64_t rows, int64_t row_words, uint32_t *words, int32_t *sums) {
+    std::memcpy(words, from, static_cast<size_t>(rows * row_words) * sizeof *words);
+    for (int64_t i = 0; i < rows; ++i) {
+        sums[i] = 0;
+        for (int64_t w = 0; w < row_words; ++w) sums[i] += __builtin_popcount(from[i * row_words + w]);
+    }
+}
+
 static bool pack(const Rows &in, int64_t row, int64_t rows, uint32_t *words, int32_t *sums) {
     const Quantizer &to = in.to;
     const int64_t row_words = to.bits * ceil_div(in.k, WORD_BITS);
+    if (in.words) {
+        copy_bits(in.words + row * row_words, rows, row_words, words, sums);
+        return true;
+    }
     const auto one_row = to.is_signed ? (to.per_feature ? pack_row<false, true> : pack_row<false, false>)
                                       : (to.per_feature ? pack_row<true, true> : pack_row<true, false>);
     bool clean = true;

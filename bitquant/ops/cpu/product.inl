@@ -87,32 +87,77 @@ static BQ_INLINE void count(A a, int64_t rows, const uint32_t *b, int64_t groups
     });
 }
 
-// Scales and biases of a panel of columns, and where it goes: out = fl(fl(acc * scale) + bias).
+// Scales and biases of a panel of columns, and where it goes: y = fl(fl(acc * scale) + bias).
 template <int G>
-struct Panel {
-    Panel(const Linear &call, int64_t group) : out(call.out + group * LANES), n(call.n), left(call.n - group * LANES) {
+struct Affine {
+    Affine(const Linear &call, int64_t group) : n(call.n), left(call.n - group * LANES) {
         for (int64_t i = 0; i < G * LANES; ++i) {
             const int64_t at = group * LANES + (i < left ? i : 0);
             scale[i] = call.scale[call.per_row_scale ? at : 0];
             bias[i] = call.bias ? call.bias[at] : -0.0f;  // adding -0 changes nothing, not even -0
         }
     }
-    BQ_INLINE void write(int64_t row, int group, Lanes acc) const {
-        const int at = group * LANES;
-        const Floats y = Floats::of(acc) * Floats::load(scale + at) + Floats::load(bias + at);
-        if (left >= at + LANES)
-            y.store(out + row * n + at);
-        else
-            y.store(out + row * n + at, left - at);
+    BQ_INLINE Floats of(int group, Lanes acc) const {
+        return Floats::of(acc) * Floats::load(scale + group * LANES) + Floats::load(bias + group * LANES);
     }
+    const int64_t n, left;
 
   private:
     alignas(64) float scale[G * LANES], bias[G * LANES];
-    float *const out;
-    const int64_t n, left;
 };
 
-static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
+// As floats.
+template <int G>
+struct FloatPanel {
+    FloatPanel(const Linear &call, int64_t group) : affine(call, group), out(call.out + group * LANES) {}
+    BQ_INLINE void write(int64_t row, int group, Lanes acc) const {
+        const int at = group * LANES;
+        const Floats y = affine.of(group, acc);
+        if (affine.left >= at + LANES)
+            y.store(out + row * affine.n + at);
+        else
+            y.store(out + row * affine.n + at, affine.left - at);
+    }
+    bool clean() const { return true; }
+
+  private:
+    const Affine<G> affine;
+    float *const out;
+};
+
+// As bits, which two groups share a word of.
+template <int G>
+struct BitPanel {
+    BitPanel(const Linear &call, int64_t group)
+        : affine(call, group), next(call.next), words(ceil_div(call.n, WORD_BITS)), first(group) {
+        for (int64_t i = 0; i < G * LANES; ++i)
+            limit[i] = next.offset[next.per_feature ? group * LANES + (i < affine.left ? i : 0) : 0];
+    }
+    BQ_INLINE void write(int64_t row, int group, Lanes acc) {
+        Floats y = affine.of(group, acc);
+        nan |= is_nan(y);
+        if (next.relu) y = upper(y, Floats::all(0));
+        const Floats from = Floats::load(limit + group * LANES);
+        const int64_t left = affine.left - group * LANES;
+        Mask bits = next.is_signed ? at_least(y, from) : above(y, from);
+        if (left < LANES) bits &= (1u << left) - 1;
+        auto *const to = reinterpret_cast<unsigned char *>(next.words + row * words) + (first + group) * 2;
+        const uint16_t half = static_cast<uint16_t>(bits), none = 0;
+        std::memcpy(to, &half, 2);
+        if (left <= LANES && (first + group) % 2 == 0) std::memcpy(to + 2, &none, 2);
+    }
+    bool clean() const { return nan == 0; }
+
+  private:
+    const Affine<G> affine;
+    const Next next;
+    const int64_t words, first;
+    Mask nan = 0;
+    alignas(64) float limit[G * LANES];
+};
+
+template <template <int> class Panel>
+static bool linear_to(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
     const int64_t words = ceil_div(call.input.k, WORD_BITS);
     const int planes = call.input.to.bits;
     const bool is_signed = call.input.to.is_signed;
@@ -125,7 +170,7 @@ static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group,
         const int64_t here = row + rows - at < block ? row + rows - at : block;
         clean &= pack(call.input, at, here, bits, sums);
         over_panels(groups, [&](auto width, int64_t first) BQ_INLINE_LAMBDA {
-            const Panel<width> panel(call, group + first);
+            Panel<width> panel(call, group + first);
             const uint32_t *const b = call.lanes + (group + first) * words * LANES;
             if (planes > 1) {  // sum over planes of their weight * (2 popc(a & w) - popc(a))
                 Lanes sum[width] = {};
@@ -144,9 +189,14 @@ static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group,
                     panel.write(at + i, g, c + c - Lanes::all(sums[i]));
                 });
             }
+            clean &= panel.clean();
         });
     }
     return clean;
+}
+
+static bool linear(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
+    return (call.next.words ? linear_to<BitPanel> : linear_to<FloatPanel>)(call, row, rows, group, groups, scratch);
 }
 
 // The instructions of count_block on registers, with rows that no compiler foresees. Returns the products done.

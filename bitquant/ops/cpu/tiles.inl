@@ -90,10 +90,9 @@ static void expand_group(const uint32_t *lanes, int64_t words, int8_t *to) {
     }
 }
 
-static bool linear_by_tiles(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
+template <template <int> class Panel>
+static bool tiles_to(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
     const int64_t k = call.input.k, words = ceil_div(k, WORD_BITS), steps = ceil_div(k, TILE_K);
-    if (call.input.to.bits > 1 || rows < TILES_MIN_ROWS || k < TILES_MIN_K)
-        return linear(call, row, rows, group, groups, scratch);
     auto *const a = reinterpret_cast<int8_t *>((reinterpret_cast<uintptr_t>(scratch) + 63) & ~uintptr_t{63});
     int8_t *const b = a + TILE_BLOCK / TILE * steps * TILE_BYTES;
     auto *const counts = reinterpret_cast<int32_t *>(b + 2 * steps * TILE_BYTES);
@@ -112,7 +111,7 @@ static bool linear_by_tiles(const Linear &call, int64_t row, int64_t rows, int64
             expand_group(lanes, words, b);
             expand_group(lanes + (columns - 1) * words * LANES, words, b + steps * TILE_BYTES);
             written(a);
-            const Panel<2> panel(call, group + g);
+            Panel<2> panel(call, group + g);
             for (int64_t i = 0; i < here; i += 2 * TILE) {
                 const int8_t *const a0 = a + i / TILE * steps * TILE_BYTES, *const a1 = a0 + steps * TILE_BYTES;
                 const int8_t *const b0 = b, *const b1 = b + steps * TILE_BYTES;
@@ -138,8 +137,15 @@ static bool linear_by_tiles(const Linear &call, int64_t row, int64_t rows, int64
                     for (int n = 0; n < columns; ++n)
                         panel.write(at + i + m, n, Lanes::load(counts + m * 2 * TILE + n * TILE));
             }
+            clean &= panel.clean();
         }
     }
     tiles_end();
     return clean;
+}
+
+static bool linear_by_tiles(const Linear &call, int64_t row, int64_t rows, int64_t group, int64_t groups, uint32_t *scratch) {
+    if (call.input.to.bits > 1 || rows < TILES_MIN_ROWS || call.input.k < TILES_MIN_K)
+        return linear(call, row, rows, group, groups, scratch);
+    return (call.next.words ? tiles_to<BitPanel> : tiles_to<FloatPanel>)(call, row, rows, group, groups, scratch);
 }
