@@ -10,7 +10,7 @@ from bitquant.nn.weights import QuantizedWeight
 from bitquant.onnx.emit import emit
 from bitquant.onnx.products import AttentionNode, EinsumNode, MatmulNode
 from bitquant.onnx.quantizer import quantizer
-from bitquant.ops import output_size
+from bitquant.ops.checks import output_size
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
 from bitquant.packing import unpack_bits
 
