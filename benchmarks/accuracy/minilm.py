@@ -1,8 +1,8 @@
 """The sentence encoder MiniLM, scored on text that no training here sees.
 
-Training takes the sentences that Python itself carries. Scored are, from Debian's packages ``wordnet-base`` and
-``fortunes``: how often a noun's nearest gloss, of 1000, is its own, and how often a text's seven nearest others have
-its topic (leave one out).
+Training takes the sentences that Python itself carries and, from Debian's packages ``wordnet-base`` and ``fortunes``,
+what is not scored. Scored are how often a noun's nearest gloss, of all that are scored, is its own, and how often a
+text's seven nearest others have its topic (leave one out).
 """
 
 import random
@@ -20,7 +20,8 @@ from bitquant.fidelity import outputs
 from bitquant.sources import Source, open_source
 
 FORTUNES = Path("/usr/share/games/fortunes")
-NOUNS, TEXTS, NEIGHBOURS = 1000, 2000, 7
+NEIGHBOURS = 7
+NOUNS, TEXTS = {"test": 1000, "dev": 500}, {"test": 2000, "dev": 1000}
 WORDS = range(8, 81)  # of a fortune
 RETRIEVAL, TOPICS = "WordNet noun to gloss, R@1", "fortunes topic, 7 nearest"
 
@@ -31,22 +32,31 @@ def source() -> Source:
 
 
 def training_data(source: Source, max_length: int = 128) -> Sentences:
-    """About fifteen thousand sentences of Python's reference and docstrings, cut after ``max_length`` tokens."""
-    return Sentences(python_sentences(), source, max_length=max_length)
+    """Sentences of Python's reference and docstrings, nouns, glosses and fortunes, cut after ``max_length`` tokens."""
+    nouns, topics = parts(noun_glosses(), NOUNS)["train"], parts(topic_texts(), TEXTS)["train"]
+    texts = [text for pair in nouns for text in pair] + [text for _, text in topics]
+    return Sentences(python_sentences() + texts, source, max_length=max_length)
 
 
-def score(source: Source, models: dict[str, nn.Module]) -> dict[str, dict[str, float]]:
-    """Both measures of several encoders: ``{measure: {name: share right, 0 to 1}}``.
+def parts(pairs: list[tuple[str, str]], counts: dict[str, int]) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of a word and a text by use: as many as ``counts`` says, and ``train``, whose texts are in none of them."""
+    found = {}
+    for part, count in counts.items():
+        found[part] = random.Random(0).sample(pairs, min(count, len(pairs)))
+        taken = {text for _, text in found[part]}
+        pairs = [pair for pair in pairs if pair[1] not in taken]
+    return {**found, "train": pairs}
+
+
+def score(source: Source, models: dict[str, nn.Module], part: str = "test") -> dict[str, dict[str, float]]:
+    """Both measures of several encoders: ``{measure: {name: share right, 0 to 1}}``; ``part`` is a key of ``NOUNS``.
 
     Raises:
         FileNotFoundError: a package is not installed.
     """
-    for folder, package in ((WORDNET, "wordnet-base"), (FORTUNES, "fortunes")):
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} does not exist: install Debian's package {package}")
-    nouns, glosses = zip(*_sample(noun_glosses(), NOUNS), strict=True)
-    topics, texts = zip(*_sample(topic_texts(), TEXTS), strict=True)
-    data, measured = training_data(source), {RETRIEVAL: {}, TOPICS: {}}
+    nouns, glosses = zip(*parts(noun_glosses(), NOUNS)[part], strict=True)
+    topics, texts = zip(*parts(topic_texts(), TEXTS)[part], strict=True)
+    data, measured = Sentences([], source), {RETRIEVAL: {}, TOPICS: {}}
 
     def embed(model: nn.Module, texts: tuple[str, ...]) -> torch.Tensor:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -75,6 +85,7 @@ def nearest_topic(embeddings: torch.Tensor, topics: tuple[str, ...]) -> float:
 
 def noun_glosses() -> list[tuple[str, str]]:
     """(first word, definition without examples) of every noun of WordNet whose definition does not name it."""
+    _check(WORDNET, "wordnet-base")
     pairs = {}
     for line in (WORDNET / "data.noun").read_text(encoding="utf-8").splitlines():
         if line.startswith("  "):  # the licence
@@ -88,6 +99,7 @@ def noun_glosses() -> list[tuple[str, str]]:
 
 def topic_texts() -> list[tuple[str, str]]:
     """(topic, text) of every fortune of 8 to 80 words; each file is a topic."""
+    _check(FORTUNES, "fortunes")
     found = {}
     for file in sorted(file for file in FORTUNES.iterdir() if file.is_file() and not file.suffix):
         for text in re.split(r"\n%\n", file.read_text(encoding="utf-8", errors="replace")):
@@ -97,5 +109,6 @@ def topic_texts() -> list[tuple[str, str]]:
     return [(topic, text) for text, topic in found.items()]
 
 
-def _sample(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
-    return random.Random(0).sample(pairs, min(count, len(pairs)))
+def _check(folder: Path, package: str) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: install Debian's package {package}")

@@ -3,15 +3,16 @@
     python -m benchmarks.accuracy.run minilm|hama|whisper --work DIR [--speech DIR] [--seconds S] [--log FILE] ...
 
 with the training options of ``bitquant quantize``. hama and whisper need ``--speech``, a corpus made by
-``python -m recipes.hubert.fetch_speech``; the recordings that are scored are no part of training. What is said of the
-run is one line of JSON, appended to ``--log``.
+``python -m recipes.hubert.fetch_speech``. No training sees what is scored: the test part, and the dev part, by which
+settings are chosen. What is said of the run is one line of JSON, appended to ``--log``.
 """
 
+import hashlib
 import json
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -21,16 +22,17 @@ from torch import nn
 import bitquant
 from bitquant.cli.options import configuration, training
 from bitquant.cli.progress import TrainingBar
+from bitquant.config import QuantConfig
 from bitquant.data.kind import Data
 from bitquant.pipeline import binarize
 from bitquant.sources import Source
 
-Score = Callable[[dict[str, nn.Module]], dict[str, dict[str, float]]]
+CURVE = 40  # points of the loss curve that is kept
+Score = Callable[[dict[str, nn.Module], str], dict[str, dict[str, float]]]
 
 
-@dataclass
-class Task:
-    """What to train on, and how to measure encoders: ``{measure: {name of the encoder: number}}``."""
+class Task(NamedTuple):
+    """What is trained on, and how models are measured: ``score(models, part)`` gives {measure: {name: value}}."""
 
     source: Source
     data: Data
@@ -42,7 +44,8 @@ def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> 
     from benchmarks.accuracy import minilm
 
     source = minilm.source()
-    return Task(source, minilm.training_data(source, max_length), lambda models: minilm.score(source, models))
+    data = minilm.training_data(source, max_length)
+    return Task(source, data, lambda models, part: minilm.score(source, models, part))
 
 
 def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
@@ -67,21 +70,108 @@ TASKS = {task.__name__: task for task in (minilm, hama, whisper)}
 
 
 def _recognition(kind: str, scored: Path, trained: Path, speech: Path | None, seconds: float) -> Task:
-    from benchmarks.accuracy.score import score
+    from benchmarks.accuracy.score import parts, score
     from bitquant.data import read_data
     from bitquant.sources import open_source
 
     if speech is None:
         raise click.UsageError(f"{kind} needs --speech, a corpus made by python -m recipes.hubert.fetch_speech")
 
-    def measure(models: dict[str, nn.Module]) -> dict[str, dict[str, float]]:
-        result = score(scoring, models, speech.resolve(), kind, everything=False)
+    def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
+        result = score(scoring, models, speech.resolve(), kind, part=part)
         return {result["measure"]: {name: found["error_rate"] for name, found in result["models"].items()}}
 
     encoder = f"benchmarks.accuracy.{kind}:encoder"
     scoring = open_source(encoder, scored / "model.safetensors")
     source = open_source(encoder, trained / "model.safetensors")
-    return Task(source, read_data(speech, source, max_seconds=seconds), measure)
+    recordings = read_data(speech, source, max_seconds=seconds)
+    dev = set(parts(recordings)["dev"])
+    recordings.samples = [name for name in recordings.samples if name not in dev]
+    return Task(source, recordings, measure)
+
+
+def run(
+    kind: str,
+    config: QuantConfig,
+    work: Path,
+    *,
+    speech: Path | None = None,
+    seconds: float = 4.0,
+    max_length: int = 128,
+    log: Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    **training: Any,
+) -> dict[str, Any]:
+    """Distil the encoder of a task and measure it; the checkpoint is left in a directory of its own below ``work``.
+
+    Args:
+        kind: key of ``TASKS``.
+        log: gets the result as a line of JSON. A run that it holds is not run again.
+        training: options of ``bitquant.pipeline.binarize``; None stands for its default.
+
+    Returns:
+        JSON-able: ``settings``, ``directory``, ``measured`` (test part; float, student, packed), ``dev`` (the student),
+        ``losses`` (means of equal parts of the training), minutes, sizes and times.
+    """
+    training = {key: value for key, value in training.items() if value is not None}
+    settings = {"task": kind, "config": config.to_dict(), "seconds": seconds, "max_length": max_length, **training}
+    settings.pop("checkpoint_every", None)
+    for line in log.read_text(encoding="utf-8").splitlines() if log and log.exists() else ():
+        if json.loads(line)["settings"] == settings:
+            return json.loads(line)
+    name = f"{kind}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
+    task, measured, dev, losses = TASKS[kind](work, speech, seconds, max_length), {}, {}, []
+
+    def collect(into: dict, part: str, **models: nn.Module) -> None:
+        for measure, values in task.score(models, part).items():
+            into.setdefault(measure, {}).update(values)
+
+    def measure_student(student: nn.Module) -> None:
+        collect(dev, "dev", student=student)
+        collect(measured, "test", float=task.source.model, student=student)
+
+    with TrainingBar() as bar:
+
+        def progress(state: dict[str, Any]) -> None:
+            losses.append(state["loss"])
+            bar(state)
+
+        result = binarize(
+            task.source,
+            task.data,
+            work / name,
+            config,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
+            say=bar.say,
+            trained=measure_student,
+            **training,
+        )
+    collect(measured, "test", packed=bitquant.load(work / name, model=task.source.model))
+    found = {
+        "settings": settings,
+        "directory": name,
+        "measured": measured,
+        "dev": dev,
+        "losses": _means(losses),
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "minutes": result["seconds"]["training"] / 60,
+        "megabytes": result["megabytes"]["weights"],
+        "milliseconds": result["milliseconds"],
+        "fidelity": result["fidelity"],
+    }
+    if log:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+    return found
+
+
+def _means(losses: list[float]) -> list[float]:
+    parts = torch.tensor(losses, dtype=torch.float64).tensor_split(min(CURVE, max(1, len(losses))))
+    return [part.mean().item() for part in parts if len(part)]
 
 
 @click.command()
@@ -95,55 +185,14 @@ def _recognition(kind: str, scored: Path, trained: Path, speech: Path | None, se
 )
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
 @training(steps=200)
-def main(kind, work, speech, seconds, log, preset, config_file, skip, widths, chain, overwrite, resume, **options):
+def main(kind, work, preset, config_file, skip, widths, chain, **options):
     """Distil the encoder KIND and measure it."""
     config = configuration(preset, config_file, skip, widths, chain)
-    task, measured = TASKS[kind](work, speech, seconds, options.pop("max_length")), {}
-    name = f"{kind}-{config.name}-{(chain or widths or 'w1a1').replace(',', '-')}-{options['steps']}-{options['seed']}"
-
-    def collect(**models: nn.Module) -> None:
-        for measure, rates in task.score(models).items():
-            measured.setdefault(measure, {}).update(rates)
-
-    settings = {key: value for key, value in options.items() if value is not None}
-    with TrainingBar() as bar:
-        result = binarize(
-            task.source,
-            task.data,
-            work / name,
-            config,
-            chain=chain,
-            overwrite=overwrite,
-            resume=resume,
-            progress=bar,
-            say=bar.say,
-            trained=lambda student: collect(float=task.source.model, student=student),
-            **settings,
-        )
-    collect(packed=bitquant.load(work / name, model=task.source.model))
-    run = {
-        "task": kind,
-        "config": config.to_dict(),
-        "chain": chain,
-        "seconds": seconds,
-        **options,
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "minutes": result["seconds"]["training"] / 60,
-        "megabytes": result["megabytes"]["weights"],
-        "milliseconds": result["milliseconds"],
-        "fidelity": result["fidelity"],
-        "measured": measured,
-    }
-    if log:
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
-    rows = [
-        (measure, *(f"{rates[name]:.1%}" for name in ("float", "student", "packed")))
-        for measure, rates in measured.items()
-    ]
-    click.echo(tabulate(rows, headers=("", "float", "student", "packed")))
-    click.echo(f"{run['minutes']:.1f} minutes of training on {run['threads']} threads")
+    found = run(kind, config, work, chain=chain, **options)
+    names = ("float", "student", "packed")
+    rows = [(measure, *(f"{values[name]:.1%}" for name in names)) for measure, values in found["measured"].items()]
+    click.echo(tabulate(rows, headers=("", *names)))
+    click.echo(f"{found['minutes']:.1f} minutes of training on {found['threads']} threads")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Error rates of float and binarized speech encoders on recordings that no training has seen.
 
-    python -m benchmarks.accuracy.score whisper --weights DIR --data SPEECH/asterisk-en [CHECKPOINT ...] [--json]
+    python -m benchmarks.accuracy.score whisper --weights DIR --data SPEECH/asterisk-en [CHECKPOINT ...] [--part P]
 
 SPEECH is made by ``python -m recipes.hubert.fetch_speech``, DIR by ``python -m benchmarks.accuracy.whisper`` or
-``.hama``. Scored are those recordings that ``bitquant quantize --data SPEECH/asterisk-en`` holds out, so that the same
-folder serves both; of these the ones up to 10 seconds whose text has no digits. Whisper is scored in words against the
-text; hama in phones against the text's pronunciation by the package's dictionary model, both without spaces and with
-the vowels merged that its labels mix up.
+``.hama``. Scored are, unless ``--part`` says otherwise, those recordings that ``bitquant quantize`` holds out of the
+same folder; of these the ones up to 10 seconds whose text has no digits. Whisper is scored in words against the text;
+hama in phones against the text's pronunciation by the package's dictionary model, both without spaces and with the
+vowels merged that its labels mix up.
 """
 
 import json
@@ -23,6 +23,7 @@ from torch import nn
 
 import bitquant
 from bitquant.data import read_data
+from bitquant.data.recordings import Recordings
 from bitquant.sources import Source, open_source
 
 LONGEST = 10.0  # seconds; what does not fit a shorter window of Whisper would be cut
@@ -64,13 +65,21 @@ def hama(source: Source) -> tuple[Recognise, Callable[[str], str], str]:
 MODELS = {"whisper": whisper, "hama": hama}
 
 
-def _scorable(text: str | None) -> bool:
-    """Whether what is said follows from the text: digits are read in more than one way."""
-    return bool(text) and not re.search(r"\d", text)
+def texts(data: Path) -> dict[str, str]:
+    """What is said in the recordings of a folder, where it follows from the text: digits are read in several ways."""
+    lines = (data.parent / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["text"] and not re.search(r"\d", row["text"])]
+    return {row["path"].removeprefix(f"{data.name}/"): row["text"] for row in rows}
+
+
+def parts(recordings: Recordings) -> dict[str, list[str]]:
+    """Names of recordings: ``test`` is what ``bitquant quantize`` holds out, ``dev`` as many of the others."""
+    rest, test = recordings.split()
+    return {"test": test, "dev": rest[: len(test)], "train": rest[len(test) :], "all": recordings.samples}
 
 
 @torch.no_grad()
-def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *, everything: bool) -> dict:
+def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *, part: str = "test") -> dict:
     """Error rates of several encoders over the same recordings.
 
     Args:
@@ -78,19 +87,17 @@ def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *
         models: by name.
         data: folder of recordings inside one with a ``manifest.jsonl``.
         kind: key of ``MODELS``.
-        everything: score training recordings too.
+        part: key of ``parts``.
 
     Returns:
         JSON-able: the measure, the number of recordings and seconds, and for each model its error rate and seconds.
     """
-    lines = (data.parent / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = {row["path"]: row["text"] for row in map(json.loads, lines)}
+    known = texts(data)
     recordings = read_data(data, source, max_seconds=LONGEST)
-    names = recordings.samples if everything else recordings.split()[1]
-    names, _ = recordings.usable(sorted(name for name in names if _scorable(texts.get(f"{data.name}/{name}"))))
+    names, _ = recordings.usable(sorted(name for name in parts(recordings)[part] if name in known))
     names = [name for name in names if recordings.seconds[name] <= LONGEST]
     recognise, reference, measure = MODELS[kind](source)
-    expected = [reference(texts[f"{data.name}/{name}"]) for name in names]
+    expected = [reference(known[name]) for name in names]
     kept = [i for i, text in enumerate(expected) if text]
     results = {}
     for label, model in models.items():
@@ -107,14 +114,14 @@ def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *
 @click.argument("checkpoints", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--weights", required=True, type=click.Path(exists=True, path_type=Path), help="DIR of the loader.")
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--everything", is_flag=True, help="Score the recordings that training sees, too.")
+@click.option("--part", type=click.Choice(["test", "dev", "train", "all"]), default="test", show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(kind, checkpoints, weights, data, everything, as_json):
+def main(kind, checkpoints, weights, data, part, as_json):
     """Score the float model and CHECKPOINTS (students or packed) of it."""
     source = open_source(f"benchmarks.accuracy.{kind}:encoder", weights / "model.safetensors")
     models = {"float": source.model}
     models |= {str(folder): bitquant.load(folder, model=source.model) for folder in checkpoints}
-    result = score(source, models, data.resolve(), kind, everything=everything)
+    result = score(source, models, data.resolve(), kind, part=part)
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return

@@ -116,10 +116,10 @@ def test_scores_held_out_recordings(tmp_path, monkeypatch):
     kind = (lambda model, batch: known[id(model)], str, "word error rate")
     monkeypatch.setitem(score.MODELS, "fake", lambda source: kind)
     source = Source("fake", models["float"], tmp_path, [])
-    result = score.score(source, models, tmp_path / "corpus", "fake", everything=False)
+    result = score.score(source, models, tmp_path / "corpus", "fake")
     assert 0 < result["recordings"] < 50
     assert {name: model["error_rate"] for name, model in result["models"].items()} == {"float": 0, "student": 0.5}
-    assert score.score(source, models, tmp_path / "corpus", "fake", everything=True)["recordings"] == 120
+    assert score.score(source, models, tmp_path / "corpus", "fake", part="all")["recordings"] == 120
 
 
 def _whisper():

@@ -1,0 +1,85 @@
+"""The results table of one task: widths and presets at one budget, each at the best of the same learning rates.
+
+    python -m benchmarks.accuracy.table minilm|hama|whisper --work DIR --log FILE [--speech DIR] [--steps N] ...
+
+The dev part chooses the rate; the test part is shown. Where the presets are compared, at W1A1, the best rate is run
+with more seeds. Every run is a line of ``--log``: what is there is not run again, so that a stopped table goes on.
+"""
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from benchmarks.accuracy.run import TASKS, run
+from bitquant.config import QuantConfig
+from bitquant.widths import parse_widths
+
+ROWS = (
+    ("bit-plus", "w1a8"),
+    ("bit-plus", "w1a4"),
+    ("bit-plus", "w1a2"),
+    ("bit-plus", "w1a1"),
+    ("bit-ref", "w1a1"),
+)
+COMPARED = "w1a1"
+
+
+def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run with the best mean over the measures of its dev part."""
+
+    def quality(run: dict[str, Any]) -> float:
+        found = statistics.fmean(values["student"] for values in run["dev"].values())
+        return found if run["settings"]["task"] == "minilm" else -found
+
+    return max(runs, key=quality)
+
+
+def row(runs: list[dict[str, Any]]) -> list[str]:
+    """Runs that differ by their seed: rate, minutes, size and time of one, and each measure, mean and spread."""
+    one = runs[0]
+    cells = [f"{one['settings']['lr']:g}", f"{statistics.fmean(run['minutes'] for run in runs):.0f}"]
+    for measure in one["measured"]:
+        values = [100 * run["measured"][measure]["packed"] for run in runs]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.1f}{spread} %")
+    return [*cells, f"{one['megabytes']['after']:.2f}"]
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(TASKS)))
+@click.option("--work", required=True, type=click.Path(file_okay=False, path_type=Path), help="For the checkpoints.")
+@click.option("--log", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Lines of JSON, one a run.")
+@click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A corpus of recordings.")
+@click.option("--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest sample.")
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1))
+@click.option("--rates", default="0.002,0.004,0.008", show_default=True, help="Learning rates to choose from.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Of the compared rows.")
+def main(kind, work, log, rates, seeds, **options):
+    """Run and print the table of the task KIND."""
+    work.mkdir(parents=True, exist_ok=True)
+    rows, measures = [], []
+    for preset, widths in ROWS:
+        config = QuantConfig.preset(preset, **dataclasses.asdict(parse_widths(widths)))
+
+        def once(lr: float, seed: int, config: QuantConfig = config) -> dict[str, Any]:
+            return run(kind, config, work, log=log, lr=lr, seed=seed, overwrite=True, **options)
+
+        runs = [best([once(float(rate), 0) for rate in rates.split(",")])]
+        if widths == COMPARED:
+            runs += [once(runs[0]["settings"]["lr"], seed) for seed in range(1, seeds)]
+        if not rows:
+            measures = list(runs[0]["measured"])
+            floats = [f"{100 * values['float']:.1f} %" for values in runs[0]["measured"].values()]
+            rows.append(["float", "", "", "", *floats, f"{runs[0]['megabytes']['before']:.2f}"])
+        rows.append([preset, widths.upper(), *row(runs)])
+    headers = ("preset", "widths", "lr", "minutes", *measures, "MB")
+    click.echo(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
