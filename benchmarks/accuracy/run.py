@@ -7,6 +7,7 @@ with the training options of ``bitquant quantize``. hama and whisper need ``--sp
 settings are chosen. What is said of the run is one line of JSON, appended to ``--log``.
 """
 
+import functools
 import hashlib
 import json
 import platform
@@ -121,7 +122,8 @@ def run(
         if json.loads(line)["settings"] == settings:
             return json.loads(line)
     name = f"{kind}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
-    task, measured, dev, losses = TASKS[kind](work, speech, seconds, max_length), {}, {}, []
+    task, floats = _prepared(kind, work, speech, seconds, max_length)
+    measured, dev, losses = {measure: dict(values) for measure, values in floats.items()}, {}, []
 
     def collect(into: dict, part: str, **models: nn.Module) -> None:
         for measure, values in task.score(models, part).items():
@@ -129,7 +131,7 @@ def run(
 
     def measure_student(student: nn.Module) -> None:
         collect(dev, "dev", student=student)
-        collect(measured, "test", float=task.source.model, student=student)
+        collect(measured, "test", student=student)
 
     with TrainingBar() as bar:
 
@@ -167,6 +169,13 @@ def run(
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
     return found
+
+
+@functools.cache
+def _prepared(kind: str, work: Path, speech: Path | None, seconds: float, max_length: int) -> tuple[Task, dict]:
+    """The task, and what its float model measures on the test part."""
+    task = TASKS[kind](work, speech, seconds, max_length)
+    return task, task.score({"float": task.source.model}, "test")
 
 
 def _means(losses: list[float]) -> list[float]:
