@@ -56,7 +56,7 @@ def bench(directory, float_name, weights, batches, seconds, tokens, threads, mod
     cases = measuring.shapes(source, batches or (1,), seconds or (10.0,), tokens or (128,))
     if not measuring.equals_definition(model, cases[0][1]):
         raise ValueError("the kernels differ from their definition on this machine: no time is given")
-    rows = [] if mode == NONE else optimize_(model, mode)
+    rows = [] if mode == NONE else optimize_(model, mode, cases[0][1])
     models = {**({"float": before} if before is not None else {}), "packed": model}
     result = {
         "backend": ops.backends()[0].reason,

@@ -48,6 +48,10 @@ class _WeightNode:
 
 
 class LinearNode(_WeightNode, PackedLinear):
+    def prepare(self, fold: bool) -> None:
+        super().prepare(fold)
+        self.defers_from = None  # the input of every layer is looked at
+
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         torch._check(x.shape[-1] == self.columns)  # so that torch does not take it for a dimension that varies
         shape = (*x.shape[:-1], self.rows)

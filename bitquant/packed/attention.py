@@ -93,4 +93,3 @@ class PackedAttention(FixedDtype):
 
     def extra_repr(self) -> str:
         return f"{self.rule}, head_dim={self.head_dim}"
-

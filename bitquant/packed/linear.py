@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bitquant import ops
 from bitquant.nn.linear import BitLinear
+from bitquant.packed.deferred import Deferred, consume, defer
 from bitquant.packed.weights import PackedLayer
 
 
@@ -17,6 +18,7 @@ class PackedLinear(PackedLayer):
     def __init__(self, in_features: int, out_features: int, *, device: torch.device | None = None, **options):
         super().__init__(out_features, in_features, width=in_features, device=device, **options)
         self._bound = ops.BoundLinear(in_features, out_features, self.bits, self.signed)
+        self.defers_from: int | None = None  # size of an output that is left to the layers behind it; None: never
 
     @classmethod
     def from_trained(cls, layer: BitLinear) -> PackedLinear:
@@ -35,6 +37,8 @@ class PackedLinear(PackedLayer):
         return {"in_features": self.columns, "out_features": self.rows, **super().spec()}
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.defers_from is not None and (out := defer(self, x)) is not None:
+            return out
         return self.product(x, self._buffers["bias"])
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -42,6 +46,8 @@ class PackedLinear(PackedLayer):
         has = self._buffers  # nn.Module takes as long to find an attribute as the product of one row
         out = self._bound(x, has["offset"], has["step"], has["lanes"], has["scale"], bias)
         if out is not None:
+            return out
+        if type(x) is Deferred and self.bits == 1 and (out := consume(self, x, bias)) is not None:
             return out
         if self.bits == 1:
             return ops.binary_linear(x, self.offset, not self.signed, self.lanes, self.rows, self.scale, bias)

@@ -1,0 +1,175 @@
+"""Layers that hand on bits: the same floats at the end, and floats in between for whoever asks."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import bitquant
+from bitquant import ops
+from bitquant.packed import PackedLinear
+from bitquant.packed.deferred import Deferred
+
+WHAT = "linear layer that hands on bits"
+
+
+@pytest.fixture(autouse=True)
+def small_outputs_too(monkeypatch):
+    monkeypatch.setattr("bitquant.runtime.handover.LEAST", 0)
+
+
+class Block(nn.Module):
+    """``between`` is what happens to the output of the first of two linear layers."""
+
+    def __init__(self, between, **options):
+        super().__init__()
+        self.first, self.second = nn.Linear(40, 70), nn.Linear(70, 24)
+        self.drop, self.between, self.hidden = nn.Dropout(0.5), between, None
+
+    def forward(self, x, **options):
+        return self.second(self.drop(self.between(self, self.first(x), **options)))
+
+
+def packed(between, *, preset="bit-ref", rules=None, **options):
+    """A packed block with the trained quantizers of a layer, and the same one optimized."""
+    torch.manual_seed(0)
+    model = Block(between).eval()
+    x = torch.randn(2, 9, 40)
+    config = bitquant.QuantConfig.preset(preset, rules=rules or {})
+    bitquant.quantize_(model, config, x, **options)
+    bitquant.convert_(model)
+    assert all(type(layer) is PackedLinear for layer in (model.first, model.second))
+    with torch.no_grad():
+        model.second.offset.normal_(0.1, 0.1)
+    fast = copy.deepcopy(model)
+    rows = bitquant.optimize_(fast, example_inputs=x)
+    assert all(row.what == WHAT and row.reason is None for row in rows)
+    return model, fast, [row.path for row in rows]
+
+
+def keep(block, x):
+    block.hidden = x
+    return x.relu()
+
+
+HANDED = {
+    "nothing": lambda block, x: x,
+    "relu": lambda block, x: F.relu(x),
+    "twice": lambda block, x: F.relu(F.relu(x)),
+    "in place": lambda block, x: F.relu(x, inplace=True),
+    "module": lambda block, x: nn.ReLU()(x),
+    "shape": lambda block, x: x.relu() if x.shape[-1] == 70 and x.dtype == torch.float32 else None,
+}
+READ = {
+    "gelu": lambda block, x: F.gelu(x),
+    "norm": lambda block, x: F.layer_norm(x, (70,)),
+    "both": lambda block, x: x.relu() + x,
+    "before": lambda block, x: x.relu() * x.mean(),
+    "changed": lambda block, x: x.add_(1).relu(),
+    "changed behind": lambda block, x: (x.relu(), x.mul_(-1))[1],
+    "part": lambda block, x: torch.cat([x[..., :30], x[..., 30:].relu()], -1),
+    "kept": keep,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("between", HANDED)
+@pytest.mark.parametrize("preset", ["bit-ref", "bit-plus"])
+def test_handed_on(between, preset):
+    model, fast, paths = packed(HANDED[between], preset=preset)
+    assert paths == ["first"]
+    for shape in [(2, 9, 40), (1, 40), (40,), (0, 40), (3, 1, 2, 40)]:
+        x = torch.randn(shape)
+        out = fast(x)
+        assert type(out) is torch.Tensor and torch.equal(out, model(x))
+        with ops.use_backend("naive"):
+            assert torch.equal(fast(x), out)
+        with torch.inference_mode():
+            assert torch.equal(fast(x), out)
+    strided = torch.randn(40, 5).T
+    assert torch.equal(fast(strided), model(strided))
+    assert fast.first.defers_from == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("between", READ)
+def test_what_others_read_is_computed(between):
+    model, fast, paths = packed(READ[between])
+    assert paths == []
+    x = torch.randn(5, 40)
+    assert torch.equal(fast(x), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [False, True])
+def test_who_asks_later_gets_floats(change):
+    def between(block, x, show=False):
+        if show:
+            block.hidden = x
+            if change:
+                x.sub_(0.5)
+        return x.relu()
+
+    model, fast, paths = packed(between)
+    assert paths == ["first"]
+    x = torch.randn(5, 40)
+    assert torch.equal(fast(x, show=True), model(x, show=True))
+    assert torch.equal(fast.hidden + 0, model.hidden) and torch.equal(model.hidden, fast.hidden)
+    assert fast.first.defers_from is None  # asked for once, computed at once ever after
+    assert type(fast.first(x)) is torch.Tensor
+
+
+@torch.no_grad()
+def test_three_in_a_row():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(layer for _ in range(5) for layer in (nn.Linear(64, 64), nn.ReLU()))).eval()
+    x = torch.randn(7, 64)
+    bitquant.quantize_(model, "bit-ref", x)
+    bitquant.convert_(model)
+    linears = [path for path, m in model.named_modules() if type(m) is PackedLinear]
+    expected = model(x)
+    assert [row.path for row in bitquant.optimize_(model, example_inputs=x)] == linears[:-1] and len(linears) > 2
+    assert torch.equal(model(x), expected)
+
+
+@torch.no_grad()
+def test_a_wider_layer_behind_gets_floats():
+    model, fast, paths = packed(HANDED["relu"], rules={"second": {"activation_bits": 4}})
+    assert paths == []
+    x = torch.randn(5, 40)
+    assert torch.equal(fast(x), model(x))
+
+
+def test_what_is_not_deferred():
+    model, fast, _ = packed(HANDED["relu"])
+    x = torch.randn(5, 40)
+    with torch.no_grad():
+        assert type(fast.first(x)) is Deferred
+        assert type(fast.first(x.double())) is torch.Tensor
+    assert type(fast.first(x.requires_grad_())) is torch.Tensor
+    seen = []
+    handle = fast.first.register_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        assert torch.equal(fast(x), model(x))
+        assert torch.equal(seen[0], model.first(x)) and type(seen[0]) is torch.Tensor
+    handle.remove()
+
+
+@torch.no_grad()
+def test_nan_is_refused():
+    _, fast, _ = packed(HANDED["relu"])
+    with pytest.raises(ValueError, match="NaN"):
+        fast(torch.full((2, 40), torch.nan))
+    fast.first.bias[3] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        fast(torch.randn(2, 40))
+
+
+@torch.no_grad()
+def test_a_failing_run_leaves_the_model_as_it_was():
+    _, fast, _ = packed(HANDED["relu"])
+    with pytest.raises(ValueError, match="threshold must be"):
+        bitquant.optimize_(fast, example_inputs=torch.randn(5, 41))
+    assert fast.first.defers_from is None
