@@ -23,6 +23,7 @@ FORTUNES = Path("/usr/share/games/fortunes")
 NEIGHBOURS = 7
 NOUNS, TEXTS = {"test": 1000, "dev": 500}, {"test": 2000, "dev": 1000}
 WORDS = range(8, 81)  # of a fortune
+FIDELITY = 200  # sentences on which outputs are compared, beside the two measures
 RETRIEVAL, TOPICS = "WordNet noun to gloss, R@1", "fortunes topic, 7 nearest"
 
 
@@ -35,7 +36,9 @@ def training_data(source: Source, max_length: int = 128) -> Sentences:
     """Sentences of Python's reference and docstrings, nouns, glosses and fortunes, cut after ``max_length`` tokens."""
     nouns, topics = parts(noun_glosses(), NOUNS)["train"], parts(topic_texts(), TEXTS)["train"]
     texts = [text for pair in nouns for text in pair] + [text for _, text in topics]
-    return Sentences(python_sentences() + texts, source, max_length=max_length)
+    data = Sentences(python_sentences() + texts, source, max_length=max_length)
+    data.most_held_out = FIDELITY
+    return data
 
 
 def parts(pairs: list[tuple[str, str]], counts: dict[str, int]) -> dict[str, list[tuple[str, str]]]:

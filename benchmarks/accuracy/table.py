@@ -19,11 +19,11 @@ from bitquant.config import QuantConfig
 from bitquant.widths import parse_widths
 
 ROWS = (
-    ("bit-plus", "w1a8"),
-    ("bit-plus", "w1a4"),
-    ("bit-plus", "w1a2"),
     ("bit-plus", "w1a1"),
     ("bit-ref", "w1a1"),
+    ("bit-plus", "w1a2"),
+    ("bit-plus", "w1a4"),
+    ("bit-plus", "w1a8"),
 )
 COMPARED = "w1a1"
 
