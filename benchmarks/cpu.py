@@ -1,6 +1,6 @@
 """Packed layers on this CPU, side by side with what a user would run instead.
 
-    python -m benchmarks.cpu [--json] [--isa NAME] [--threads N] [--seconds S]
+    python -m benchmarks.cpu [--json] [--isa NAME] [--threads N] [--seconds S] [--only TABLE]
 
 Every shape is first checked against the definition (``torch.equal``), then all layers are timed in turns in the same
 process, so that a busy moment of the machine hits them alike; the median of second calls counts, as layers of one kind
@@ -14,15 +14,17 @@ import math
 import click
 import torch
 from tabulate import tabulate
-from torch.nn.functional import conv1d, conv2d, linear, scaled_dot_product_attention
+from torch.nn.functional import conv1d, conv2d, linear, relu, scaled_dot_product_attention
 
 from benchmarks.timing import bf16_layer, geometric_mean, int8_layer, median_times
 from bitquant import ops, packing
 from bitquant.ops import library, rules
 from bitquant.packed import PackedLinear
+from bitquant.packed.deferred import LEAST
 
 ROWS = (1, 50, 500, 1500)
 WEIGHTS = ((144, 576), (256, 256), (256, 1024), (512, 2048), (768, 768), (768, 3072), (3072, 768))  # (K, N)
+PAIRS = ((256, 1024), (768, 3072))  # of feed-forward modules
 LENGTHS, HEADS = (50, 500, 1500), ((4, 36), (12, 64), (4, 128))  # (heads, size of a head)
 CONVOLUTIONS = (  # what it is, input, channels out, kernel, stride, padding, groups
     ("HuBERT positions", (1, 768, 499), 768, (128,), 1, 64, 16),
@@ -91,8 +93,24 @@ def measure_linear(m, k, n, seconds):
     return {"M": m, "K": k, "N": n} | measure(f"{m} x {k} x {n}", x, ours, others, m * k * n, seconds)
 
 
+def measure_pair(m, k, n, seconds):
+    """One row of the second table: K to N, a ReLU, N to K; bits between them where floats would leave the caches."""
+    x = torch.randn(m, k)
+    (first, first_bias), (second, second_bias) = (
+        (torch.randn(rows, columns) / math.sqrt(columns), torch.randn(rows)) for rows, columns in ((n, k), (k, n))
+    )
+    one, two, deferring = (
+        packed_layer(weight, bias, 1)
+        for weight, bias in ((first, first_bias), (second, second_bias), (first, first_bias))
+    )
+    deferring.defers_from = LEAST  # as bitquant.optimize_ leaves it
+    ours = {OURS: lambda x: two(relu(deferring(x))), "with floats": lambda x: two(relu(one(x)))}
+    others = {"fp32": lambda x: linear(relu(linear(x, first, first_bias)), second, second_bias)}
+    return {"M": m, "K": k, "N": n} | measure(f"{m} x {k} x {n} x {k}", x, ours, others, 2 * m * k * n, seconds)
+
+
 def measure_attention(length, heads, d, seconds):
-    """One row of the second table: queries, keys and values as a linear layer leaves them, (B, T, H * d)."""
+    """One row of the third table: queries, keys and values as a linear layer leaves them, (B, T, H * d)."""
     q, k, v = (torch.randn(1, length, heads * d).unflatten(-1, (heads, d)).transpose(1, 2) for _ in range(3))
     margin, scale = torch.tensor([round(math.log(4) * math.sqrt(d))]), torch.ones(1)
     table, ratio = rules.softmax_table(torch.tensor(d**-0.5), d), torch.tensor([round(2**24 / length)])
@@ -116,7 +134,7 @@ def limit(seconds):
 
 
 def measure_convolution(what, shape, channels, kernel, stride, padding, groups, seconds):
-    """One row of the third table."""
+    """One row of the fourth table."""
     columns = shape[1] // groups * math.prod(kernel)
     x, bias = torch.randn(shape), torch.randn(channels)
     weight = torch.randn(channels, shape[1] // groups, *kernel) / math.sqrt(columns)
@@ -149,13 +167,30 @@ def show(rows):
     click.echo(f"\ngeometric mean of {OURS}: {ratios}\n")
 
 
+def show_linear(rows, most):
+    show(rows)
+    best = max(row["gmac_per_s"] for row in rows)
+    ratios = means([row for row in rows if row["M"] > 1])
+    click.echo(f"Without M = 1: {', '.join(f'{mean:.1f} times {name}' for name, mean in ratios.items())}")
+    click.echo(f"The same instructions on registers alone: {most:.0f} GMAC/s; at most {best / most:.0%} of it\n")
+
+
+TABLES = {
+    "linear": lambda s: [measure_linear(m, k, n, s) for m in ROWS for k, n in WEIGHTS],
+    "pair": lambda s: [measure_pair(m, k, n, s) for m in ROWS for k, n in PAIRS],
+    "attention": lambda s: [measure_attention(t, h, d, s) for t in LENGTHS for h, d in HEADS],
+    "convolution": lambda s: [measure_convolution(*row, s) for row in CONVOLUTIONS],
+}
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @click.option("--isa", help="Instruction set of the packed kernels.  [default: the best]")
 @click.option("--threads", type=click.IntRange(1), help="Threads of every layer.  [default: torch's own]")
 @click.option("--seconds", default=0.3, show_default=True, help="Time spent on each shape.")
-def main(as_json, isa, threads, seconds):
-    """Time packed linear layers, attention and convolutions against torch."""
+@click.option("--only", "names", type=click.Choice(list(TABLES)), multiple=True, help="This table; may be repeated.")
+def main(as_json, isa, threads, seconds, names):
+    """Time packed linear layers, feed-forward pairs, attention and convolutions against torch."""
     torch.manual_seed(0)
     if threads:
         torch.set_num_threads(threads)
@@ -166,28 +201,18 @@ def main(as_json, isa, threads, seconds):
             raise click.BadParameter(str(error), param_hint="--isa") from None
     with torch.inference_mode():
         most = limit(seconds)
-        linears = [measure_linear(m, k, n, seconds) for m in ROWS for k, n in WEIGHTS]
-        attention = [measure_attention(t, h, d, seconds) for t in LENGTHS for h, d in HEADS]
-        convolutions = [measure_convolution(*row, seconds) for row in CONVOLUTIONS]
+        tables = {name: TABLES[name](seconds) for name in names or TABLES}
     facts = {"backend": ops.backends()[0].reason, "threads": torch.get_num_threads(), "torch": torch.__version__}
     if as_json:
         facts["limit_gmac_per_s"] = most
-        tables = {"linear": linears, "attention": attention, "convolution": convolutions}
         ratios = {name: means(rows) for name, rows in tables.items()}
         click.echo(json.dumps(facts | tables | {"geometric_mean_times_faster_than": ratios}, indent=2))
         return
     click.echo(
         f"{facts['backend']}; {facts['threads']} threads; torch {facts['torch']}; all shapes equal the definition\n"
     )
-    show(linears)
-    best = max(linears, key=lambda row: row["gmac_per_s"])
-    ratios = means([row for row in linears if row["M"] > 1])
-    click.echo(f"Without M = 1: {', '.join(f'{mean:.1f} times {name}' for name, mean in ratios.items())}")
-    click.echo(
-        f"The same instructions on registers alone: {most:.0f} GMAC/s; at most {best['gmac_per_s'] / most:.0%} of it\n"
-    )
-    show(attention)
-    show(convolutions)
+    for name, rows in tables.items():
+        show_linear(rows, most) if name == "linear" else show(rows)
 
 
 if __name__ == "__main__":
