@@ -24,6 +24,7 @@ from speech_data import data_directory  # noqa: E402
 from test_hubert_workers import CONFIG, Stop, config, stop_after  # noqa: E402
 
 import bitquant  # noqa: E402
+from benchmarks import fast  # noqa: E402
 from recipes.hubert import Hubert, HubertForPretraining  # noqa: E402
 from recipes.hubert.pretrain import main  # noqa: E402
 from recipes.hubert.run import main as run_main  # noqa: E402
@@ -265,6 +266,9 @@ def test_the_whole_recipe(data, toml, tmp_path):
     assert model.config.classes == (6,)
     packed = bitquant.load(out / "small" / "w1a1", model=Hubert(model.config))
     assert packed(torch.zeros(1, 4_000)).last_hidden_state.shape == (1, 12, 32)
+    _, as_it_is, *modes = fast.measure(out / "small", out / "data", load_pretraining(toml(2)))
+    assert as_it_is["masked accuracy"] == found["packed"]["accuracy"] and as_it_is["frames"] > 0
+    assert modes[0]["form"] == "exact" and all(0 <= row["flipped"] < 0.2 for row in modes)
     before = (out / "results.json").read_text()
     again = CliRunner().invoke(run_main, command)  # everything is there
     assert again.exit_code == 0 and json.loads(before)["small"]["float"] == found["float"]
