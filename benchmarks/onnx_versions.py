@@ -1,9 +1,10 @@
 """Whether exported files run alike in other versions of ONNX Runtime.
 
-    python -m benchmarks.onnx_versions FILE.onnx [FILE.onnx ...] --version 1.23.2 [--inputs FILE.npz]
+    python -m benchmarks.onnx_versions FILE.onnx [FILE.onnx ...] --version 1.23.2
 
-Makes a virtual environment with that version, runs every file there and here on the same input, and compares:
-the share of outputs that are equal bit for bit, and the cosine.
+Makes a virtual environment with that version, runs every file there and here on the same input, and compares all of its
+outputs: the share that is equal bit for bit, the largest difference, and the cosine. The input of FILE.onnx is
+FILE.npz, arrays by input name, where that lies beside it, else random.
 """
 
 from __future__ import annotations
@@ -53,12 +54,18 @@ def run(python: str | Path, file: Path, inputs: Path, outputs: Path) -> str:
     return json.loads(done.stdout)
 
 
+def outputs(python: str | Path, file: Path, inputs: Path, to: Path) -> tuple[str, np.ndarray]:
+    """Run one file with one interpreter: its version of ONNX Runtime, and all outputs in a row, float64."""
+    version = run(python, file, inputs, to)
+    with np.load(to) as arrays:
+        return version, np.concatenate([array.astype(np.float64).ravel() for array in arrays.values()])
+
+
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--version", default="1.23.2", show_default=True, help="Of onnxruntime, beside the installed one.")
-@click.option("--inputs", type=click.Path(exists=True), help="Arrays by input name, in place of random ones.")
-@click.option("--length", default=32, show_default=True, help="Of free dimensions; an input of samples needs more.")
-def main(files, version, inputs, length):
+@click.option("--length", default=32, show_default=True, help="Of free dimensions of random inputs.")
+def main(files, version, length):
     """Compare two versions of ONNX Runtime on exported files."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -66,14 +73,17 @@ def main(files, version, inputs, length):
         other = folder / "venv" / "bin" / "python"
         subprocess.run([other, "-m", "pip", "install", "-q", f"onnxruntime=={version}"], check=True)
         for file in files:
-            np.savez(folder / "in.npz", **(np.load(inputs) if inputs else random_inputs(file, length)))
-            names = [
-                run(p, file, folder / "in.npz", folder / f"{i}.npz") for i, p in enumerate((sys.executable, other))
-            ]
-            first, second = (list(np.load(folder / f"{i}.npz").values())[0].astype(np.float64).ravel() for i in (0, 1))
+            inputs = file.with_suffix(".npz")
+            if not inputs.exists():
+                inputs = folder / "in.npz"
+                np.savez(inputs, **random_inputs(file, length))
+            (newer, first), (older, second) = (
+                outputs(python, file, inputs, folder / "out.npz") for python in (sys.executable, other)
+            )
             cosine = first @ second / np.sqrt((first @ first) * (second @ second))
-            equal = np.mean(first == second)
-            print(f"{file.name}: {' and '.join(names)}: {equal:.1%} of outputs equal, cosine {cosine:.6f}", flush=True)
+            equal, apart = np.mean(first == second), np.abs(first - second).max()
+            found = f"{equal:.1%} of {first.size} outputs equal, at most {apart:.1e} apart, cosine {cosine:.6f}"
+            print(f"{file.name}: {newer} and {older}: {found}", flush=True)
 
 
 if __name__ == "__main__":
