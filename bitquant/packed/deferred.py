@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from bitquant import ops
 from bitquant.ops.direct import is_direct
 
-LEAST = 1 << 16
-"""Outputs of fewer values are computed sooner than deferred."""
+LEAST = 1 << 20
+"""Outputs of fewer values stay in the caches: they are computed sooner than deferred."""
 
 _relu, _relu_, _dropout = (getattr(torch.ops.aten, name).default for name in ("relu", "relu_", "dropout"))
 _watched: list[tuple[torch.nn.Module, ref]] | None = None

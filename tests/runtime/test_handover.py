@@ -173,3 +173,24 @@ def test_a_failing_run_leaves_the_model_as_it_was():
     with pytest.raises(ValueError, match="threshold must be"):
         bitquant.optimize_(fast, example_inputs=torch.randn(5, 41))
     assert fast.first.defers_from is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("preset", "count"), [("bit-ref", 2), ("bit-plus", 0)])
+def test_feed_forward_modules_of_transformers(preset, count):
+    """The ReLU of ``bit-ref`` lies between; the GELU of ``bit-plus`` reads floats."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=50, **sizes)).eval()
+    inputs = {"input_ids": torch.randint(0, 50, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
+    bitquant.quantize_(model, preset, inputs)
+    bitquant.convert_(model)
+    expected = model(**inputs).last_hidden_state
+    rows = bitquant.optimize_(model, example_inputs=inputs)
+    assert [row.path for row in rows] == [f"encoder.layer.{i}.intermediate.dense" for i in range(count)]
+    assert torch.equal(model(**inputs).last_hidden_state, expected)
+    with torch.inference_mode():
+        out = model(**inputs, output_hidden_states=True)
+        assert torch.equal(out.last_hidden_state, expected)
+        assert all(type(state) is torch.Tensor for state in out.hidden_states)
