@@ -12,7 +12,7 @@ from bitquant.packed import PackedLinear
 from bitquant.packed.deferred import LEAST, watch
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which would mark what a model caches
 def hand_on_bits_(model: nn.Module, example_inputs: Any) -> list[str]:
     """Let every ``PackedLinear`` defer its output that, in a run on ``example_inputs``, nothing reads but a
     ``PackedLinear`` of 1-bit inputs, directly or behind a ReLU; their paths."""

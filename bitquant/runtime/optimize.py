@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from . import extractor, grouped
+from bitquant.nn import BitConv
+
+from . import depthwise, extractor, grouped
 from .handover import hand_on_bits_
 from .onednn import bfloat16_is_fast
 
@@ -23,8 +25,8 @@ class Optimized(NamedTuple):
 
 
 def optimize_(model: nn.Module, mode: str = "exact", example_inputs: Any = None) -> list[Optimized]:
-    """Run the float waveform extractor and grouped convolutions of a model in a faster form, in place; and hand on bits
-    between 1-bit linear layers of a packed one.
+    """Run the float waveform extractor and the grouped and depthwise 1-d convolutions of a model in a faster form, in
+    place; and hand on bits between 1-bit linear layers of a packed one.
 
     Parameters, buffers and the state_dict stay as they are; changed weights are noticed. The fast form runs on fp32
     input on the CPU, in eval mode and without gradients (``torch.inference_mode``, or no parameter that asks for one);
@@ -35,14 +37,14 @@ def optimize_(model: nn.Module, mode: str = "exact", example_inputs: Any = None)
         mode: ``"exact"``: the same fp32 arithmetic, summed in another order, and the norm over time taken into the
             first weight; outputs agree to rounding (about 1e-6 of the largest), not bit for bit, so a sign at a
             binarizer's threshold may flip: optimize both models where two are to be equal. ``"fast"``: products in
-            bfloat16.
+            bfloat16, but for depthwise ones.
         example_inputs: a tensor, a tuple or a dict that the model, in eval mode, is run on to see what reads the
             outputs of packed linear layers. Where only 1-bit linear layers do, directly or behind a ReLU, the floats
             are not computed; results stay equal bit for bit. An output that is read after all, in another call, is
             computed there. None: leave these layers as they are.
 
     Returns:
-        Every extractor and grouped convolution found, and why one was left; every linear layer that hands on bits.
+        Every such module found, and why one was left; every linear layer that hands on bits.
 
     Raises:
         ValueError: another mode, or ``"fast"`` on a processor without bfloat16 instructions.
@@ -58,8 +60,12 @@ def optimize_(model: nn.Module, mode: str = "exact", example_inputs: Any = None)
         if extractor.steps_of(module) is not None:
             rows.append(_replace(extractor, path, "waveform extractor", module, MODES[mode]))
             inside.update(module.modules())
-        elif isinstance(module, nn.Conv1d) and module not in inside and 1 < module.groups < module.in_channels:
+        elif module in inside or not isinstance(module, nn.Conv1d) or isinstance(module, BitConv) or module.groups == 1:
+            continue
+        elif module.groups < module.in_channels:
             rows.append(_replace(grouped, path, "grouped convolution", module, MODES[mode]))
+        else:
+            rows.append(_replace(depthwise, path, "depthwise convolution", module, MODES[mode]))
     if example_inputs is not None:
         what = "linear layer that hands on bits"
         rows += [Optimized(path, what, None) for path in hand_on_bits_(model, example_inputs)]

@@ -79,6 +79,41 @@ def test_positional_convolution(dim):
     assert set(conv.state_dict()) == keys
 
 
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        (144, {"padding": 15}),
+        (7, {"padding": "same"}),
+        (64, {"stride": 2, "dilation": 3}),
+        (1, {}),
+        (2, {"bias": False}),
+    ],
+)
+def test_depthwise_convolution(channels, options):
+    torch.manual_seed(0)
+    conv = nn.Conv1d(channels, 2 * channels, 31, groups=channels, **options)
+    model = nn.Sequential(perturbed(conv))
+    inputs = [torch.randn(2, channels, 201), torch.randn(3, 100, channels).transpose(1, 2), torch.randn(channels, 95)]
+    expected, keys = [model(x) for x in inputs], set(model.state_dict())
+    rows = bitquant.optimize_(model)
+    assert [(row.what, row.reason) for row in rows] == [("depthwise convolution", None)] * (channels > 1)
+    assert all(closeness(model(x), y) < 1e-5 for x, y in zip(inputs, expected, strict=True))
+    assert set(model.state_dict()) == keys
+    conv.weight.mul_(2)
+    assert not torch.equal(model(inputs[0]), expected[0])
+
+
+def test_binarized_convolutions_of_a_student_are_left():
+    torch.manual_seed(0)
+    layers = [nn.Conv1d(8, 8, 3, padding=1, groups=groups) for groups in (1, 8, 4, 1)]
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 8, 30)
+    bitquant.quantize_(model, "bit-plus", x)
+    with torch.inference_mode():
+        expected = model(x)
+        assert bitquant.optimize_(model) == []
+        assert torch.equal(model(x), expected)
+
+
 @needs_bfloat16
 def test_fast_is_near_and_float32_outside(front_end):
     wave = torch.randn(1, 16000)
