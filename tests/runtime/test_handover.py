@@ -1,7 +1,10 @@
 """Layers that hand on bits: the same floats at the end, and floats in between for whoever asks."""
 
 import copy
+import io
+import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ from torch import nn
 import bitquant
 from bitquant import ops
 from bitquant.packed import PackedLinear
-from bitquant.packed.deferred import Deferred
+from bitquant.packed.deferred import Deferred, defer
 
 WHAT = "linear layer that hands on bits"
 
@@ -119,6 +122,87 @@ def test_who_asks_later_gets_floats(change):
     assert torch.equal(fast.hidden + 0, model.hidden) and torch.equal(model.hidden, fast.hidden)
     assert fast.first.defers_from is None  # asked for once, computed at once ever after
     assert type(fast.first(x)) is torch.Tensor
+    assert defer(fast.first, x) is None  # as for another thread that saw it defer
+
+
+def through_a_file(x):
+    torch.save(x, file := io.BytesIO())
+    file.seek(0)
+    return torch.load(file)
+
+
+OUTSIDE = {
+    "numpy": lambda x: x.numpy(),
+    "numpy of the cpu": lambda x: x.cpu().numpy(),
+    "array": np.array,
+    "numpy by dlpack": np.from_dlpack,
+    "dlpack": torch.from_dlpack,
+    "list": lambda x: x.tolist(),
+    "copy": copy.deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "file": through_a_file,
+    "data": lambda x: x.data,
+    "shared": lambda x: x.share_memory_(),
+    "address": lambda x: x if x.data_ptr() else None,
+    "storage": lambda x: torch.empty(0).set_(x.untyped_storage(), 0, x.shape),
+    "shape in place": lambda x: (x.unsqueeze_(0), x.reshape(*x.shape[1:]))[1],
+    "keyword": lambda x: torch.abs(input=x) * x.sign(),
+    "gradient": lambda x: torch.func.grad(lambda w: (x * w).sum())(torch.ones(5, 70)),
+    "compiled": torch.compile(lambda x: x * 1, backend="eager"),
+}
+
+
+@pytest.mark.parametrize("read", OUTSIDE)
+def test_who_reads_without_an_operation_gets_floats(read):
+    model, fast, _ = packed(HANDED["relu"])
+    x = torch.randn(5, 40)
+    with torch.no_grad():
+        out = fast.first(x)
+        assert type(out) is Deferred
+        assert torch.equal(torch.as_tensor(OUTSIDE[read](out)), model.first(x))
+
+
+@torch.no_grad()
+def test_an_example_input_of_export_stays_what_it_is():
+    model, fast, _ = packed(HANDED["relu"])
+    x = torch.randn(5, 40)
+    out = fast.first(x)
+    torch.export.export(nn.ReLU(), (out,))
+    assert torch.equal(out, model.first(x))
+
+
+def test_a_forward_that_leaves_torch():
+    """What is read while the model is looked at is read as ever."""
+    model, fast, paths = packed(lambda block, x: torch.from_numpy(x.detach().cpu().numpy()))
+    assert paths == []
+    _, _, paths = packed(lambda block, x: torch.tensor(x.tolist()))
+    assert paths == []
+
+
+@torch.no_grad()
+def test_weights_that_change_before_they_are_used():
+    model, fast, _ = packed(HANDED["relu"])
+    x = torch.randn(5, 40)
+    out = fast.first(x)
+    fast.first.lanes = torch.zeros_like(fast.first.lanes)
+    assert torch.equal(out, model.first(x))
+    fast.first.defers_from = 0
+    out = fast.first(x)
+    fast.first.bias.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place before its output was read"):
+        out.sum()
+
+
+def test_what_a_model_caches_can_be_trained_on():
+    def between(block, x):
+        if block.hidden is None:
+            block.hidden = torch.ones(70)
+        return x * block.hidden
+
+    _, fast, _ = packed(between)
+    fast.hidden = None
+    bitquant.optimize_(fast, example_inputs=torch.randn(5, 40))
+    assert not fast.hidden.is_inference()
 
 
 @torch.no_grad()
