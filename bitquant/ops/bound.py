@@ -21,7 +21,7 @@ class BoundLinear:
 
     def __init__(self, k: int, n: int, bits: int, signed: bool):
         self._fixed = k, n, bits, signed
-        self._bound = None, (), ()
+        self._bound = None, (), (None,) * 5
 
     def __call__(
         self, x: Tensor, offset: Tensor, step: Tensor | None, lanes: Tensor, scale: Tensor, bias: Tensor | None
@@ -37,8 +37,9 @@ class BoundLinear:
             scale.data_ptr(),
             0 if bias is None else bias.data_ptr(),
         )
-        bound, sizes, _ = self._bound
-        if at != bound:
+        bound, sizes, (was_offset, was_step, was_lanes, was_scale, was_bias) = self._bound
+        same = offset is was_offset and step is was_step and lanes is was_lanes and scale is was_scale
+        if not same or bias is not was_bias or at != bound:
             sizes = self._bind(at, offset, step, lanes, scale, bias)
         if not sizes or not x.dim() or dispatch.current() is not native:
             return None
@@ -59,8 +60,7 @@ class BoundLinear:
             checks.vector(offset, k, "offset")
             checks.weight(k, lanes, n, scale, bias)
             sizes = n, offset.numel(), scale.numel(), bits, signed
-        # held, so that what lies at these addresses is this memory for as long as they are compared
-        self._bound = at, sizes, tuple(t if t is None else t.detach() for t in tensors)
+        self._bound = at, sizes, tensors  # held, so that no other one can be taken for them
         return sizes
 
     def __reduce__(self):

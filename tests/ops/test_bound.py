@@ -66,10 +66,22 @@ def test_changes_are_noticed(layer, random):
     assert changed()
     layer.scale = torch.ones(40)[::2]
     assert changed()
+    layer.scale = torch.ones(20)
+    assert changed()
     layer.offset.set_(torch.full((1,), 9.0))
     assert changed()
-    layer.lanes.resize_(1, 3, 16)
+    layer.lanes = layer.lanes[:1]
     with pytest.raises(ValueError, match="need int32 lanes"):
+        layer(x)
+
+
+def test_a_part_at_the_same_address_is_noticed(layer, random):
+    x = random.floats(3, 70)
+    layer(x)
+    layer.scale = layer.scale[:1]
+    assert torch.equal(layer(x), by_op(layer, x))
+    layer.bias = layer.bias[:5]
+    with pytest.raises(ValueError, match="bias must be"):
         layer(x)
 
 
