@@ -18,6 +18,7 @@ _CHOICES = {
     "weight_center": ("none", "tensor", "row"),
     "ste": ("window", "smooth"),
     "attention": ("table", "row-max"),
+    "depthwise": ("binary", "float"),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -30,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention": "table",
         "relu": True,
         "signed_init": 2.0,
+        "depthwise": "binary",
     },
     # ours: better at the same bits
     "bit-plus": {
@@ -40,6 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention": "row-max",
         "relu": False,
         "signed_init": 1.0,
+        "depthwise": "binary",
     },
 }
 
@@ -66,6 +69,8 @@ class QuantConfig:
         attention_keep: for ``"row-max"``, a key is taken when its softmax weight is at least this share of the best.
         relu: replace GELU and SiLU by ReLU in the student, so that the next layer's input uses the {0, 1} set.
         signed_init: initial scale of a signed input, in units of its mean magnitude over the root of its highest level.
+        depthwise: ``"float"`` leaves depthwise convolutions as they are: each output sums a few products only, so that
+            one bit loses most there, while they hold few of a model's weights. ``"binary"``: as other layers.
         embeddings: binarize token embedding tables.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
         modules_to_not_convert: modules left in float: exact name, a suffix of it at a dot, or ``"re:..."``.
@@ -91,6 +96,7 @@ class QuantConfig:
     attention_keep: float = 0.25
     relu: bool = False
     signed_init: float = 1.0
+    depthwise: str = "binary"
     embeddings: bool = True
     float_embeddings: str = r".*(position|token_type|segment|relative|rel_|bias).*"
     modules_to_not_convert: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ UNREACHED = "out of reach of the rewriting"
 DIFFERS = "its module would compute something else if rewritten"
 UNSEEN = "not run by the example inputs"
 READ = "its weight is read directly by other code"
+DEPTHWISE = "depthwise: one bit loses most there"  # a note
 REASONS = (KEPT, STEM, HEAD, JOINT, POSITIONS, TIED, PARAMETER, UNSUPPORTED, UNREACHED, DIFFERS, UNSEEN, READ)
 
 
@@ -82,6 +83,8 @@ class Plan:
         chosen = self.config.for_module(site.path)
         if chosen is None:
             return Decision(None, KEPT)
+        if chosen.depthwise == "float" and self._is_depthwise(site):
+            return Decision(None, KEPT, DEPTHWISE)
         if site.kind == "embedding":
             if not chosen.embeddings:
                 return Decision(None, KEPT)
@@ -95,6 +98,10 @@ class Plan:
         if not has_form(self.model, site):
             return Decision(None, PARAMETER if site.by_parameter else UNSUPPORTED)
         return Decision(chosen)
+
+    def _is_depthwise(self, site: Site) -> bool:
+        layer = self.model.get_submodule(site.path) if site.traced == "module" else None
+        return 1 < getattr(layer, "groups", 1) == layer.in_channels
 
     def _float_ties(self) -> set[str]:
         """Users of a shared weight of which at least one stays float: all their users are binarized or none is."""

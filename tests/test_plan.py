@@ -229,6 +229,24 @@ def test_gpt2_has_no_stem():
     assert model._bitquant.blocks == ["h.0", "h.1"]
 
 
+def test_depthwise_convolutions_in_float():
+    def stack():
+        convolutions = [nn.Conv1d(8, 8 * (1 + (groups == 8)), 3, padding=1, groups=groups) for groups in (1, 8)]
+        return Stack(*(nn.Sequential(*copy.deepcopy(convolutions), nn.Conv1d(16, 8, 1)) for _ in range(2))).eval()
+
+    x, depthwise = torch.randn(1, 8, 20), {"layers.0.1", "layers.1.1"}
+    chosen = ({"depthwise": "float"}, {"rules": {"re:layers.*": {"depthwise": "float"}}}, {"depthwise": "binary"})
+    for settings, kept in zip(chosen, (depthwise, depthwise, set()), strict=True):
+        model = stack()
+        bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", **settings), x)
+        assert {row.path for row in bitquant.report(model).rows if row.note == plan.DEPTHWISE} == kept
+        assert {path for path, reason in reasons(model).items() if reason is not None} == kept
+        bitquant.convert_(model)
+        assert {path for path in depthwise if type(model.get_submodule(path)) is nn.Conv1d} == kept
+    with pytest.raises(ValueError, match="depthwise must be one of binary, float"):
+        bitquant.QuantConfig.preset("bit-plus", depthwise="none")
+
+
 @pytest.mark.parametrize("setting", ["rules", "modules_to_not_convert"])
 @pytest.mark.parametrize("name", ["encoder.layers.0", "re:encoder\\.layers\\.0"])
 def test_a_rule_holds_below_the_module_it_names(setting, name):
