@@ -17,12 +17,11 @@ from tabulate import tabulate
 from torch import nn
 
 import bitquant
-from benchmarks.accuracy.score import hama, parts, texts
+from benchmarks.accuracy.score import LONGEST, hama, scorable
 from bitquant.data import read_data
 from bitquant.sources import open_source
 
 LENGTHS = (2, 5, 10, 30)  # seconds
-LONGEST = 10.0  # of a recording
 
 
 def joined(lengths: Iterable[float], target: float) -> list[list[int]]:
@@ -57,18 +56,17 @@ def main(checkpoints, weights, data):
     models = {"float": source.model}
     models |= {str(folder): bitquant.load(folder, model=source.model) for folder in checkpoints}
     recognise, reference, measure = hama(source)
-    recordings, known = read_data(data, source, max_seconds=LONGEST), texts(data.resolve())
-    names, _ = recordings.usable(sorted(name for name in parts(recordings)["test"] if name in known))
-    names = [name for name in names if recordings.seconds[name] <= LONGEST and reference(known[name])]
-    waves = [recordings.collate([name], None)["waveform"][0].numpy() for name in names]
-    rows = []
+    recordings, rows = read_data(data, source, max_seconds=LONGEST), []
+    expected = scorable(recordings, data.resolve(), "test", reference)
+    phones, seconds = list(expected.values()), [recordings.seconds[name] for name in expected]
+    waves = [recordings.collate([name], None)["waveform"][0].numpy() for name in expected]
     for length in LENGTHS:
-        groups = joined([recordings.seconds[name] for name in names], length)
-        said = ["".join(reference(known[names[i]]) for i in group) for group in groups]
+        groups = joined(seconds, length)
+        said = ["".join(phones[i] for i in group) for group in groups]
         rates = error_rates(models, [np.concatenate([waves[i] for i in group]) for group in groups], said, recognise)
         mean = sum(len(wave) for wave in waves) / source.model.sampling_rate / len(groups)
         rows.append((f"{mean:.1f}", len(groups), *(f"{100 * rate:.1f} %" for rate in rates.values())))
-    click.echo(f"{measure} by the mean length of utterances; {len(names)} recordings in all")
+    click.echo(f"{measure} by the mean length of utterances; {len(expected)} recordings in all")
     click.echo(tabulate(rows, headers=("seconds", "utterances", *models), tablefmt="pipe", disable_numparse=True))
 
 

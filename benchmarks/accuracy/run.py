@@ -119,8 +119,8 @@ def run(
     settings = {"task": kind, "config": config.to_dict(), "seconds": seconds, "max_length": max_length, **training}
     settings.pop("checkpoint_every", None)
     for line in log.read_text(encoding="utf-8").splitlines() if log and log.exists() else ():
-        if json.loads(line)["settings"] == settings:
-            return json.loads(line)
+        if (earlier := json.loads(line))["settings"] == settings:
+            return earlier
     name = f"{kind}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
     task, floats = _prepared(kind, work, speech, seconds, max_length)
     measured, dev, losses = {measure: dict(values) for measure, values in floats.items()}, {}, []

@@ -78,6 +78,14 @@ def parts(recordings: Recordings) -> dict[str, list[str]]:
     return {"test": test, "dev": rest[: len(test)], "train": rest[len(test) :], "all": recordings.samples}
 
 
+def scorable(recordings: Recordings, data: Path, part: str, reference: Callable[[str], str]) -> dict[str, str]:
+    """Recordings of a part, at most ``LONGEST``, in the order of their names, and what a recogniser is to hear."""
+    known = texts(data)
+    names, _ = recordings.usable(sorted(name for name in parts(recordings)[part] if name in known))
+    expected = {name: reference(known[name]) for name in names if recordings.seconds[name] <= LONGEST}
+    return {name: text for name, text in expected.items() if text}
+
+
 @torch.no_grad()
 def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *, part: str = "test") -> dict:
     """Error rates of several encoders over the same recordings.
@@ -92,21 +100,16 @@ def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *
     Returns:
         JSON-able: the measure, the number of recordings and seconds, and for each model its error rate and seconds.
     """
-    known = texts(data)
-    recordings = read_data(data, source, max_seconds=LONGEST)
-    names, _ = recordings.usable(sorted(name for name in parts(recordings)[part] if name in known))
-    names = [name for name in names if recordings.seconds[name] <= LONGEST]
+    recordings, results = read_data(data, source, max_seconds=LONGEST), {}
     recognise, reference, measure = MODELS[kind](source)
-    expected = [reference(known[name]) for name in names]
-    kept = [i for i, text in enumerate(expected) if text]
-    results = {}
+    expected = scorable(recordings, data, part, reference)
     for label, model in models.items():
         start = time.perf_counter()
-        heard = [recognise(model, recordings.collate([names[i]], None)) for i in kept]
-        rate = (jiwer.wer if measure.startswith("word") else jiwer.cer)([expected[i] for i in kept], heard)
+        heard = [recognise(model, recordings.collate([name], None)) for name in expected]
+        rate = (jiwer.wer if measure.startswith("word") else jiwer.cer)(list(expected.values()), heard)
         results[label] = {"error_rate": rate, "seconds": time.perf_counter() - start}
-    seconds = sum(recordings.seconds[names[i]] for i in kept)
-    return {"measure": measure, "recordings": len(kept), "audio_seconds": seconds, "models": results}
+    seconds = sum(recordings.seconds[name] for name in expected)
+    return {"measure": measure, "recordings": len(expected), "audio_seconds": seconds, "models": results}
 
 
 @click.command()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..packing import LANES, WORD_BITS
+from ..packing import LANES, words_for
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_EXACT = 1 << 24
@@ -31,15 +31,15 @@ def binary_linear(
 
 
 def words(words: Tensor, features: int) -> None:
-    if words.dtype is not torch.int32 or words.ndim == 0 or words.shape[-1] != -(-features // WORD_BITS):
+    count = words_for(features)
+    if words.dtype is not torch.int32 or words.ndim == 0 or words.shape[-1] != count:
         raise ValueError(
-            f"bits of {features} features are int32 (..., {-(-features // WORD_BITS)}), got {words.dtype}"
-            f" {tuple(words.shape)}"
+            f"bits of {features} features are int32 (..., {count}), got {words.dtype} {tuple(words.shape)}"
         )
 
 
 def weight(k: int, lanes: Tensor, n: int, scale: Tensor, bias: Tensor | None) -> None:
-    shape = (-(-n // LANES), -(-k // WORD_BITS), LANES)
+    shape = (-(-n // LANES), words_for(k), LANES)
     if lanes.shape != shape or min(n, k) < 1 or lanes.dtype is not torch.int32:
         raise ValueError(f"{k} -> {n} features need int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")
     vector(scale, n, "scale")
@@ -85,7 +85,7 @@ def convolution(
     columns = math.prod(kernel_size) * (channels // groups)
     quantizer(bits, step, columns)
     vector(offset, channels, "offset")
-    shape = ((out_channels + LANES - 1) // LANES, (columns + WORD_BITS - 1) // WORD_BITS, LANES)
+    shape = ((out_channels + LANES - 1) // LANES, words_for(columns), LANES)
     if lanes.shape != shape or lanes.dtype != torch.int32:
         raise ValueError(f"this convolution needs int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")
     vector(scale, out_channels, "scale")

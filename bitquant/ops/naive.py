@@ -26,25 +26,15 @@ def binary_linear(
     x: Tensor, threshold: Tensor, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
     bits = _compare(x, threshold, strict)
-    weight = _signs_of_words(packing.from_lanes(lanes, out_features), x.shape[-1])
-    with torch.autocast(x.device.type, enabled=False):
-        acc = (bits.to(torch.float32) if strict else _plus_minus(bits)) @ weight.T
-    out = acc.mul_(scale)
-    if bias is not None:
-        out.add_(bias)
-    return out.to(x.dtype)
+    levels = bits.to(torch.float32) if strict else _plus_minus(bits)
+    return _multiply(levels, lanes, out_features, scale, bias).to(x.dtype)
 
 
 def linear_of_bits(
     words: Tensor, features: int, strict: bool, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None
 ) -> Tensor:
-    bits = _signs_of_words(words.reshape(-1, words.shape[-1]), features)
-    weight = _signs_of_words(packing.from_lanes(lanes, out_features), features)
-    with torch.autocast(words.device.type, enabled=False):
-        acc = (bits.clamp(min=0) if strict else bits) @ weight.T
-    out = acc.mul_(scale)
-    if bias is not None:
-        out.add_(bias)
+    signs = _signs_of_words(words.reshape(-1, words.shape[-1]), features)
+    out = _multiply(signs.clamp(min=0) if strict else signs, lanes, out_features, scale, bias)
     return out.view(*words.shape[:-1], out_features)
 
 
@@ -75,12 +65,7 @@ def integer_linear(
     scale: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    levels = _levels(x, offset, step, bits, signed)
-    weight = _signs_of_words(packing.from_lanes(lanes, out_features), x.shape[-1]).contiguous()
-    with torch.autocast(x.device.type, enabled=False):
-        acc = torch.nn.functional.linear(levels, weight)
-    out = acc * scale
-    return (out if bias is None else out + bias).to(x.dtype)
+    return _multiply(_levels(x, offset, step, bits, signed), lanes, out_features, scale, bias).to(x.dtype)
 
 
 def convolution(
@@ -183,6 +168,15 @@ def _signs_of_bytes(packed: Tensor, k: int) -> Tensor:
     """uint8 (rows, bytes) -> fp32 (rows, k) of +-1."""
     table = _sign_table(packed.device)
     return table.index_select(0, packed.reshape(-1).to(torch.int32)).view(packed.shape[0], 8 * packed.shape[1])[:, :k]
+
+
+def _multiply(levels: Tensor, lanes: Tensor, out_features: int, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """levels fp32 (..., K) -> ``fl(fl(acc * scale) + bias)``, fp32 (..., N)."""
+    weight = _signs_of_words(packing.from_lanes(lanes, out_features), levels.shape[-1]).contiguous()
+    with torch.autocast(levels.device.type, enabled=False):
+        # at 32 bits the sums are rounded: the call and the layout of the layer that was trained
+        out = torch.nn.functional.linear(levels, weight).mul_(scale)
+    return out if bias is None else out.add_(bias)
 
 
 def _signs_of_words(words: Tensor, k: int) -> Tensor:

@@ -21,6 +21,7 @@ from .library import INDEX, NAN, OK, TABLE, load
 _LINEAR = Struct("@7Q8q3Q3q").pack
 _CONVOLUTION = Struct("@7Q24q").pack
 _ATTENTION = Struct("@5Q19qQ").pack
+_FLOATS_OUT = 0, 0, 1, 0, 0  # of bq_linear, from out_words on
 
 
 def threshold_pack(x: Tensor, threshold: Tensor, strict: bool) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ def linear_of_bits(
 ) -> Tensor:
     words = words.contiguous()
     out = scale.new_empty(*words.shape[:-1], out_features)
-    _multiply_words(words, features, strict, lanes, out_features, scale, bias, out.data_ptr(), (0, 0, 1, 0, 0))
+    _multiply_words(words, features, strict, lanes, out_features, scale, bias, out.data_ptr(), _FLOATS_OUT)
     return out
 
 
@@ -137,7 +138,7 @@ def multiply(
     k: int,
     stride: int,
     sizes: tuple[int, ...],
-    bits: tuple[int, ...] = (0, 0, 0, 1, 0, 0),
+    bits: tuple[int, ...] = (0, *_FLOATS_OUT),
 ) -> None:
     """``bq_multiply`` on addresses: ``constants`` from the offset to the bias, ``sizes`` from n on, ``bits`` from
     x_words on."""
