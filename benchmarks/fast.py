@@ -16,8 +16,8 @@ from tabulate import tabulate
 
 import bitquant
 from benchmarks.waveform import bits
+from bitquant import processor
 from bitquant.json_object import read_object
-from bitquant.runtime import onednn
 from recipes.hubert.quantize import PACKED, RESULTS
 from recipes.hubert.saved import load_pretrained
 from recipes.hubert.training.config import load_pretraining
@@ -33,7 +33,7 @@ def forms(run, iteration):
     """The model with its float trunk, and trunks by name: float, packed, and packed in each mode."""
     model = load_pretrained(run / f"iteration-{iteration}" / "model").requires_grad_(False)
     trunks = {"float": model.hubert, "packed": bitquant.load(run / PACKED, model=copy.deepcopy(model.hubert)).eval()}
-    for mode in FORMS[2:] if onednn.bfloat16_is_fast() else FORMS[2:3]:
+    for mode in FORMS[2:] if processor.bfloat16_is_fast() else FORMS[2:3]:
         trunks[mode] = copy.deepcopy(trunks["packed"])
         bitquant.optimize_(trunks[mode], mode)
     return model, trunks

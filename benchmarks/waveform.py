@@ -20,9 +20,8 @@ from tabulate import tabulate
 
 import bitquant
 from benchmarks.timing import median_times
-from bitquant import ops
+from bitquant import ops, processor
 from bitquant.packed import PackedAttention, PackedLinear
-from bitquant.runtime import onednn
 from bitquant.runtime.shares import shares
 from recipes.hubert.head import HubertHead
 from recipes.hubert.model import Hubert
@@ -126,7 +125,7 @@ def factors(times, mode):
 
 @torch.inference_mode()
 def measure(seconds):
-    modes = ["exact", "fast"] if onednn.bfloat16_is_fast() else ["exact"]
+    modes = ["exact", "fast"] if processor.bfloat16_is_fast() else ["exact"]
     wave = 0.1 * torch.randn(1, SAMPLES, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(False):
         models = build(wave.clone(), modes)

@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention": "row-max",
         "relu": False,
         "signed_init": 1.0,
-        "depthwise": "binary",
+        "depthwise": "float",
     },
 }
 
@@ -96,7 +96,7 @@ class QuantConfig:
     attention_keep: float = 0.25
     relu: bool = False
     signed_init: float = 1.0
-    depthwise: str = "binary"
+    depthwise: str = "float"
     embeddings: bool = True
     float_embeddings: str = r".*(position|token_type|segment|relative|rel_|bias).*"
     modules_to_not_convert: tuple[str, ...] = ()

@@ -34,6 +34,7 @@ def binarize(
     progress=None,
     say=lambda line: None,
     trained=lambda student: None,
+    teacher=None,
     **training,
 ):
     """Turns a float model into a saved 1-bit one and measures it. What can fail early does, before training.
@@ -54,6 +55,7 @@ def binarize(
         progress (callable, optional): gets a dict of numbers at every step.
         say (callable): gets one line of text at every stage.
         trained (callable): gets the student, in eval mode, before it is packed.
+        teacher (nn.Module, optional): gives what the student learns. Default: the float model.
         training: further options of ``distill``: ``chain``, ``stage_teacher``, ``lr`` and others.
 
     Returns:
@@ -78,7 +80,7 @@ def binarize(
     held_out, more = _usable(data, held_out[: data.most_held_out], say)
     held_out = data.in_order(held_out)
     example = data.example_inputs(train)
-    teacher, student = source.model, copy.deepcopy(source.model)
+    student = copy.deepcopy(source.model)
     quantize_(student, config, example)
 
     def answers(model):
@@ -87,7 +89,7 @@ def binarize(
     say(f"{len(train):,} training {data.unit}, {len(held_out):,} held out; calibrating")
     batches = data.batches(train, batch_size=batch_size, seed=seed)
     calibrate_(student, islice(batches, CALIBRATION_BATCHES))
-    expected = answers(teacher)
+    expected = answers(source.model)
     undistilled = fidelity(expected, answers(student))
 
     def tell(state):
@@ -101,7 +103,7 @@ def binarize(
                 say("going on" if unfinished.started else "there is no unfinished training; starting")
             distill(
                 student,
-                teacher,
+                teacher or source.model,
                 batches,
                 steps=steps,
                 seed=seed,

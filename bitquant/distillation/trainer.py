@@ -20,6 +20,7 @@ from bitquant.distillation.meter import Meter
 from bitquant.distillation.optimizer import parameter_groups, rate
 from bitquant.distillation.state import TrainingState
 from bitquant.inputs import first_tensor, padding_mask, run
+from bitquant.nn import training
 from bitquant.quantize import calibrate_
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.quantizers.elastic import NAN_MESSAGE
@@ -45,6 +46,7 @@ def distill(
     hidden_weight: float = 1.0,
     output_weight: float = 1.0,
     dropout: bool = False,
+    fast_gradients: bool = True,
     seed: int = 0,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int = 100,
@@ -68,6 +70,7 @@ def distill(
         hidden_weight, output_weight: weights of the two losses.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.
+        fast_gradients: multiply gradients and levels in bfloat16 on processors with instructions for it.
         seed: of everything random in training.
         checkpoint: directory for training checkpoints, written every ``checkpoint_every`` steps and on Ctrl-C.
         resume: go on from the checkpoint, if there is one, to the same weights as an uninterrupted run.
@@ -98,6 +101,7 @@ def distill(
         "hidden_weight": hidden_weight,
         "output_weight": output_weight,
         "dropout": dropout,
+        "fast_gradients": fast_gradients,
         "seed": seed,
     }
     state = None if checkpoint is None else TrainingState(checkpoint, settings)
@@ -154,6 +158,7 @@ class _Stage:
         meter = Meter(student, str(widths_of(student)), done, s["steps"])
         with (
             deferred_interrupt() as interrupted,
+            training.fast_gradients(s["fast_gradients"]),
             hidden_states(student, blocks) as hidden_s,
             hidden_states(teacher, blocks) as hidden_t,
         ):

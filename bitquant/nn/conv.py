@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bitquant.nn.exact import exact, scaled
+from bitquant.nn.training import level_product
 from bitquant.nn.weights import QuantizedLayer
 
 
@@ -20,16 +21,27 @@ class BitConv(QuantizedLayer):
     def input_width(self) -> int:
         return self.in_channels
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether it is a linear layer over the channels."""
+        return {*self.kernel_size, *self.stride, self.groups} == {1} and set(self.padding) <= {0, "valid", "same"}
+
     def forward(self, x: Tensor) -> Tensor:
         with exact(x):
             space = len(self.kernel_size)
             by_channel = x.movedim(-space - 1, -1)
             levels, alpha = self.input_quantizer(by_channel)
             valid = (by_channel != 0).any(-1, keepdim=True)
-            levels = (levels * valid).movedim(-1, -space - 1)
+            levels = levels * valid
             weight, scale = self.weight_quantizer(self.weight)
+            if self.pointwise:
+                product = level_product(
+                    levels, weight.flatten(1), inputs=self.input_quantizer, weights=self.weight_quantizer
+                ).movedim(-1, -space - 1)
+            else:
+                product = self._conv_forward(levels.movedim(-1, -space - 1), weight, None)
             # one layout for every backend: float operations that follow may round by their memory layout
-            product = self._conv_forward(levels, weight, None).contiguous()
+            product = product.contiguous()
             scale = (alpha * scale).view(-1, *[1] * space)
             bias = None if self.bias is None else self.bias.view(-1, *[1] * space)
             return scaled(product, scale, bias).to(x.dtype)

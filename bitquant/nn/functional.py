@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitquant.config import QuantConfig
 from bitquant.nn.activation import activation_quantizer
 from bitquant.nn.exact import exact, scaled
+from bitquant.nn.training import level_product
 from bitquant.quantizers import OptionalState, WeightQuantizer
 
 
@@ -81,4 +81,5 @@ class BitFunctionalLinear(OptionalState):
             self.start(weight)
             levels, alpha = self.input_quantizer(input)
             signs, scale = self.weight_quantizer(weight)
-            return scaled(F.linear(levels, signs), alpha * scale, bias).to(input.dtype)
+            product = level_product(levels, signs, inputs=self.input_quantizer, weights=self.weight_quantizer)
+            return scaled(product, alpha * scale, bias).to(input.dtype)

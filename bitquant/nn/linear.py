@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitquant.nn.exact import exact, scaled
+from bitquant.nn.training import level_product
 from bitquant.nn.weights import QuantizedLayer
 
 
@@ -24,4 +24,5 @@ class BitLinear(QuantizedLayer):
         with exact(x):
             levels, alpha = self.input_quantizer(x)
             weight, scale = self.weight_quantizer(self.weight)
-            return scaled(F.linear(levels, weight), alpha * scale, self.bias).to(x.dtype)
+            product = level_product(levels, weight, inputs=self.input_quantizer, weights=self.weight_quantizer)
+            return scaled(product, alpha * scale, self.bias).to(x.dtype)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..packing import words_for
+from . import elastic as elastic  # what the quantizers of trained layers use
 from . import naive
 from .checks import output_size
 from .library import INDEX, NAN, OK, TABLE, load

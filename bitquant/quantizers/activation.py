@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bitquant.masks import mask_for
 
-from .elastic import NAN_MESSAGE, effective_scale, signed_levels, unit_levels
+from .elastic import check_numbers, effective_scale, signed_levels, unit_levels
 from .integer import FLOAT_BITS, integer_levels, level_range
 from .state import OptionalState
 
@@ -53,9 +53,9 @@ class ActivationQuantizer(OptionalState):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``x`` of any shape and float dtype -> (levels fp32 of that shape, scale fp32 scalar). NaN raises."""
         x = x.float()
-        torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
         alpha = self.alpha_for(x)
         if self.bits == FLOAT_BITS:
+            check_numbers(x)
             return x, alpha
         shift = self.shift if self.shift is not None else x.new_zeros(())
         if self.bits > 1:
@@ -75,6 +75,7 @@ class ActivationQuantizer(OptionalState):
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
+        check_numbers(x)
         z = (x if self.shift is None else x + self.shift).abs()
         values = _valid_tokens(z, self.valid)
         self.observed += torch.stack([values.sum(dtype=torch.float64), self.observed.new_tensor(values.numel())])

@@ -9,10 +9,11 @@ Gradients follow ``reference/bit.md`` 1.2 with ``u = (x + shift) / alpha``.
 import torch
 from torch import Tensor
 
+from bitquant.ops.elastic import NAN_MESSAGE
+
 from .kernels import kernels_for
 
 ALPHA_FLOOR = 1e-5
-NAN_MESSAGE = "NaN reached a binarizer: its input must be finite numbers (check the model's inputs and weights)"
 
 
 class ScaleGradient(torch.autograd.Function):
@@ -40,6 +41,11 @@ class FloorScale(torch.autograd.Function):
         return grad
 
 
+def check_numbers(x: Tensor) -> None:
+    """RuntimeError, on a GPU an assertion that stops the device, for NaN: it has no sign bit."""
+    torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
+
+
 def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
     return grad.sum_to_size(like.shape) if grad.shape != like.shape else grad
 
@@ -53,6 +59,7 @@ class SignedLevels(torch.autograd.Function):
         ctx.smooth = smooth
         if kernels := kernels_for(x, shift, alpha):
             return kernels.levels(x, shift, alpha, 1, -1, 1)
+        check_numbers(x)
         return (x >= -shift).to(x.dtype).mul_(2).sub_(1)
 
     @staticmethod
@@ -75,6 +82,7 @@ class UnitLevels(torch.autograd.Function):
         ctx.save_for_backward(x, shift, alpha)
         if bits is None and (kernels := kernels_for(x, shift, alpha)):
             return kernels.levels(x, shift, alpha, 1, 0, 1)
+        check_numbers(x)
         return (x > alpha / 2 - shift if bits is None else bits).to(x.dtype)
 
     @staticmethod

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .elastic import check_numbers
 from .kernels import kernels_for
 
 FLOAT_BITS = 32  # the width that passes floats through
@@ -25,6 +26,7 @@ class IntegerLevels(torch.autograd.Function):
         ctx.range = low, high
         if kernels := kernels_for(x, shift, alpha):
             return kernels.levels(x, shift, alpha, high.bit_length() + (low < 0), low, high)
+        check_numbers(x)
         return torch.round((x + shift) / alpha).clamp_(low, high)
 
     @staticmethod

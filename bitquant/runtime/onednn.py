@@ -15,12 +15,6 @@ AVAILABLE = torch.backends.mkldnn.is_available() and all(
 )
 
 
-def bfloat16_is_fast() -> bool:
-    """Whether this processor multiplies bfloat16 by instructions of its own."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_bf16_supported")
-    return AVAILABLE and any(getattr(torch.cpu, name, bool)() for name in names)
-
-
 def linear(weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Callable[[Tensor], Tensor]:
     """x (rows, K) contiguous -> ``x @ weight.T + bias``, and the exact GELU of it where ``gelu``, in the dtype of
     ``weight`` (N, K), which x must have."""

@@ -61,7 +61,8 @@ def binarize(
 ) -> nn.Module:
     """The packed 1-bit form of a trunk, which stays as it is; an interrupted training goes on from ``checkpoint``."""
     student = copy.deepcopy(trunk)
-    bitquant.quantize_(student, settings.preset, audio[0])
+    config = bitquant.QuantConfig.preset(settings.preset, depthwise="binary")  # every layer, as in the paper
+    bitquant.quantize_(student, config, audio[0])
     bitquant.distill(
         student, trunk, audio, steps=settings.steps, chain=settings.chain, lr=settings.lr, scale_lr=settings.lr,
         checkpoint=checkpoint, resume=True, progress=progress,

@@ -3,14 +3,19 @@
 import json
 
 import pytest
+import speech_data
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 pytest.importorskip("transformers")
 
-from benchmarks.accuracy import minilm, run, table
+from benchmarks.accuracy import hama, minilm, run, table
+from benchmarks.accuracy.joined import JoinedRecordings
 from benchmarks.accuracy.lengths import joined
+from benchmarks.accuracy.teacher import RememberingTeacher
 from bitquant.data import Sentences
+from bitquant.distillation.hidden import hidden_states
 from bitquant.sources import open_source
 
 
@@ -26,7 +31,7 @@ def test_float_student_and_packed_in_one_run(tiny_bert, text_file, tmp_path, mon
                 seen.update({name: model(**batch).last_hidden_state for name, model in models.items()})
             return {"norm": {name: seen[name].norm().item() for name in models}}
 
-        return run.Task(source, Sentences.read(text_file, source), score)
+        return run.Task(source, Sentences.read(text_file, source), score, run.RememberingTeacher(source.model))
 
     monkeypatch.setitem(run.TASKS, "minilm", task)
     arguments = ["minilm", "--work", tmp_path, "--steps", 2, "--widths", "w1a8", "--log", tmp_path / "log"]
@@ -107,3 +112,45 @@ def test_recordings_are_joined_to_utterances_of_a_mean_length():
     assert joined([1.0] * 6, 2) == [[0, 1], [2, 3], [4, 5]]
     assert joined([5.0, 0.4, 0.4], 2) == [[0], [1, 2]]
     assert joined([], 2) == []
+
+
+def test_a_remembering_teacher_says_what_the_model_says():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)]
+    model = torch.nn.Sequential(*layers).eval()
+
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = model
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return {"out": self.layers(x)}
+
+    named, x = Named(), torch.randn(3, 5, 4)
+    teacher = RememberingTeacher(named)
+    with hidden_states(teacher, ["layers.0"]) as states:
+        for batch in (x, x[[2, 0]]):
+            out = teacher(x=batch)["out"]
+            assert torch.equal(out, torch.cat([model(row[None]) for row in batch]))
+            assert torch.equal(states["layers.0"], torch.cat([layers[0](row[None]) for row in batch]))
+    assert named.calls == 3 and not out.requires_grad
+    with hidden_states(teacher, ["layers.1"]) as states:  # other layers are asked for
+        teacher(x=x)
+        assert torch.equal(states["layers.1"], torch.cat([model(row[None]) for row in x]))
+
+
+def test_joined_recordings_fill_the_window(tmp_path):
+    save_file(hama.encoder().state_dict(), tmp_path / "model.safetensors")
+    source = open_source("benchmarks.accuracy.hama:encoder", tmp_path / "model.safetensors")
+    folder = speech_data.recordings(tmp_path, [1.0, 0.7, 1.3, 0.5])
+    data = JoinedRecordings.read(folder, source, max_seconds=4.0)
+    train, _ = data.usable(data.samples)
+    (batch,) = next(iter(data.batches(train, batch_size=2, seed=0))).values()
+    assert batch.shape == (2, 64000) and (batch[:, -1600:].abs().amax(1) > 0).any()
+    again = next(iter(data.batches(train, batch_size=2, seed=0)))["waveform"]
+    assert torch.equal(batch, again)
+    (alone,) = data.collate(train[:1], None).values()
+    assert alone.shape[1] == round(16000 * data.seconds[train[0]])

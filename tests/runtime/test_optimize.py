@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 import bitquant
+from bitquant import processor
 from bitquant.checkpoint import load, save
 from bitquant.runtime import onednn
 from recipes.hubert.front_end import FrontEnd
 from recipes.hubert.model import Hubert
 from recipes.hubert.positions import PositionalConv
 
-needs_bfloat16 = pytest.mark.skipif(not onednn.bfloat16_is_fast(), reason="no bfloat16 instructions")
+needs_bfloat16 = pytest.mark.skipif(not processor.bfloat16_is_fast(), reason="no bfloat16 instructions")
 
 
 def closeness(found, expected):
@@ -107,7 +108,7 @@ def test_binarized_convolutions_of_a_student_are_left():
     torch.manual_seed(0)
     layers = [nn.Conv1d(8, 8, 3, padding=1, groups=groups) for groups in (1, 8, 4, 1)]
     model, x = nn.Sequential(*layers).eval(), torch.randn(2, 8, 30)
-    bitquant.quantize_(model, "bit-plus", x)
+    bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", depthwise="binary"), x)
     with torch.inference_mode():
         expected = model(x)
         assert bitquant.optimize_(model) == []

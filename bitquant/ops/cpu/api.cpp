@@ -294,3 +294,31 @@ bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *pac
     });
     return status;
 }
+
+bq_status bq_elastic_levels(const bq_elastic *call, int threads) {
+    const Kernels &isa = kernels();
+    const int team = team_size(threads, call->rows * call->k / 2000);
+    Status status;
+    in_parallel(team, [&](int part) {
+        const Range mine(call->rows, 1, part, team);
+        if (!isa.elastic_levels(*call, mine.from, mine.size())) status.report(BQ_NAN);
+    });
+    return status;
+}
+
+bq_status bq_elastic_gradient(const bq_elastic *call, const float *grad, float *for_x, float *for_shift, float *for_alpha,
+                              int64_t blocks, int threads) {
+    const Kernels &isa = kernels();
+    const int64_t k = call->k, size = ceil_div(call->rows, blocks);
+    std::memset(for_shift, 0, static_cast<size_t>(blocks * k) * sizeof(float));
+    std::memset(for_alpha, 0, static_cast<size_t>(blocks * k) * sizeof(float));
+    const int team = team_size(threads, call->rows * k / 1000);
+    in_parallel(team, [&](int part) {
+        const Range mine(blocks, 1, part, team);
+        for (int64_t b = mine.from; b < mine.to; ++b) {
+            const Range rows(call->rows, size, b, blocks);
+            isa.elastic_gradient(*call, grad, for_x, rows.from, rows.size(), for_shift + b * k, for_alpha + b * k);
+        }
+    });
+    return BQ_OK;
+}

@@ -9,11 +9,12 @@ namespace avx2 {
 #include "grid.inl"
 #include "convolution.inl"
 #include "attention.inl"
+#include "elastic.inl"
 }  // namespace avx2
 
 const Kernels avx2_kernels = {
     "avx2", 250000, linear_scratch, avx2::pack, avx2::linear, avx2::convolution, avx2::attention, avx2::limit,
-    avx2::embedding,
+    avx2::embedding, avx2::elastic_levels, avx2::elastic_gradient,
 };
 
 }  // namespace bitquant

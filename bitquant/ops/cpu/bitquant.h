@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define BQ_ABI_VERSION 4
+#define BQ_ABI_VERSION 5
 
 typedef enum bq_status {
     BQ_OK = 0,
@@ -125,6 +125,25 @@ BQ_API bq_status bq_attention_table(const bq_attention *call, const int64_t *tab
 /* out[i][c] = scale[row] * (+-1) for row = indices[i]. packed: `rows` x ceil(dim/8) bytes. scale: rows, or 1. */
 BQ_API bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t dim,
                               const float *scale, int64_t scale_size, float *out, int threads);
+
+/* Elastic binarization in training: `rows` x k floats, dense, to levels in low..high, as floats. */
+typedef struct bq_elastic {
+    const float *x;
+    const float *shift;          /* k of them, or one */
+    const float *alpha;          /* one, positive */
+    float *out;                  /* rows x k, dense; not used for gradients */
+    int64_t rows, k;
+    int64_t shift_size;          /* k, or 1 */
+    int64_t low, high;           /* -1 and 1: x >= -shift; 0 and 1: x > alpha / 2 - shift; else rint((x + shift) / alpha) */
+    int64_t smooth;              /* for gradients: slope 2 - 2 |u| instead of 1 in the window low..high of u */
+} bq_elastic;
+
+BQ_API bq_status bq_elastic_levels(const bq_elastic *call, int threads);
+
+/* With u = (x + shift) / alpha: for_x = slope(u) * grad / alpha. The rows are summed in `blocks` blocks of equal size, each
+ * with a row of k of for_shift (sums of for_x) and for_alpha (sums of -for_x * u). */
+BQ_API bq_status bq_elastic_gradient(const bq_elastic *call, const float *grad, float *for_x, float *for_shift,
+                                     float *for_alpha, int64_t blocks, int threads);
 
 #ifdef __cplusplus
 }

@@ -109,6 +109,9 @@ struct Kernels {
                       uint32_t *scratch);
     int64_t (*limit)(int64_t rounds);
     void (*embedding)(const uint8_t *packed_row, int64_t dim, float scale, float *out);
+    bool (*elastic_levels)(const bq_elastic &, int64_t row, int64_t rows);
+    void (*elastic_gradient)(const bq_elastic &, const float *grad, float *for_x, int64_t row, int64_t rows,
+                             float *for_shift, float *for_alpha);
 };
 
 // 32-bit words of scratch that the kernels need.

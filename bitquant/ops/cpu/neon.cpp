@@ -9,11 +9,12 @@ namespace neon {
 #include "grid.inl"
 #include "convolution.inl"
 #include "attention.inl"
+#include "elastic.inl"
 }  // namespace neon
 
 const Kernels neon_kernels = {
     "neon", 150000, linear_scratch, neon::pack, neon::linear, neon::convolution, neon::attention, neon::limit,
-    neon::embedding,
+    neon::embedding, neon::elastic_levels, neon::elastic_gradient,
 };
 
 }  // namespace bitquant

@@ -9,11 +9,12 @@ namespace portable {
 #include "grid.inl"
 #include "convolution.inl"
 #include "attention.inl"
+#include "elastic.inl"
 }  // namespace portable
 
 const Kernels portable_kernels = {
     "portable", 80000, linear_scratch, portable::pack, portable::linear, portable::convolution, portable::attention, portable::limit,
-    portable::embedding,
+    portable::embedding, portable::elastic_levels, portable::elastic_gradient,
 };
 
 }  // namespace bitquant

@@ -62,12 +62,6 @@ def gradient_kernel(
     tl.store(dalpha_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), -tl.sum(dalpha, 0))
 
 
-def serves(x: Tensor, shift: Tensor, alpha: Tensor) -> bool:
-    """Whether the shapes are those of the kernels: one scale, one shift or one a channel of the last dimension."""
-    one_each = x.ndim > 0 and shift.shape == x.shape[-1:]
-    return x.dtype == torch.float32 and x.numel() > 0 and alpha.numel() == 1 and (shift.numel() == 1 or one_each)
-
-
 def levels(x: Tensor, shift: Tensor, alpha: Tensor, bits: int, low: int, high: int) -> Tensor:
     """x fp32, any shape -> levels fp32 in {low..high} of that shape; NaN stops the device."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -57,7 +57,7 @@ def test_paper_models_have_the_papers_coverage(preset):
     config = load_config(preset)
     config = HubertConfig.from_dict({**config.to_dict(), "encoder": {**config.encoder, **SHALLOW[preset]}})
     model, batch = Hubert(config).eval(), inputs(6_000)
-    bitquant.quantize_(model, "bit-plus", batch)
+    bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", depthwise="binary"), batch)
     report = bitquant.report(model)
     assert report.share_seen == 1.0
     for row in report.rows:

@@ -1,0 +1,87 @@
+"""The quantizers' kernels against plain torch: levels and the gradient of the input equal, sums over rows close."""
+
+import pytest
+import torch
+
+from bitquant import ops
+from bitquant.ops import library
+from bitquant.quantizers import integer_levels, signed_levels, unit_levels
+
+FUNCTIONS = {
+    "signed": signed_levels,
+    "smooth": lambda x, shift, alpha: signed_levels(x, shift, alpha, smooth=True),
+    "unit": unit_levels,
+    "2 bits": lambda x, shift, alpha: integer_levels(x, shift, alpha, -2, 1),
+    "4 bits": lambda x, shift, alpha: integer_levels(x, shift, alpha, -8, 7),
+    "8 bits": lambda x, shift, alpha: integer_levels(x, shift, alpha, 0, 255),
+}
+
+
+@pytest.fixture(params=library.instruction_sets() or [None])
+def isa(request):
+    if request.param is None:
+        pytest.skip(library.unavailable_reason())
+    before = library.instruction_set()
+    library.use_instruction_set(request.param)
+    yield request.param
+    library.use_instruction_set(before)
+
+
+def trained(function, backend, x, shift, alpha, grad):
+    """Levels and the gradients of the three arguments."""
+    leaves = [t.clone().requires_grad_() for t in (x, shift, alpha)]
+    with ops.use_backend(backend):
+        levels = function(*leaves)
+        levels.backward(grad)
+    return [levels.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+@pytest.mark.parametrize("shape", [(1, 1), (5,), (3, 63), (2, 7, 100), (40, 1000), (1000, 3)])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_native_equals_plain(isa, function, shape, per_channel):
+    torch.manual_seed(0)
+    alpha = torch.tensor(0.7)
+    x, grad = torch.randn(shape), torch.randn(shape)
+    shift = 0.3 * torch.randn(shape[-1]) if per_channel else torch.tensor(0.1)
+    x.view(-1)[0] = -shift.view(-1)[0]  # a tie of the signed set
+    x.view(-1)[-1] = alpha / 2 - shift.view(-1)[-1]  # and of the unit set
+    plain, native = (trained(function, backend, x, shift, alpha, grad) for backend in ("naive", "native"))
+    assert torch.equal(native[0], plain[0]) and torch.equal(native[1], plain[1])
+    torch.testing.assert_close(native[2], plain[2], rtol=1e-4, atol=1e-4)
+    if plain[3] is not None:
+        torch.testing.assert_close(native[3], plain[3], rtol=1e-4, atol=1e-3)
+
+
+def test_layouts_that_are_not_dense(isa):
+    torch.manual_seed(0)
+    x, shift, alpha = torch.randn(30, 8).T, torch.randn(60)[::2], torch.tensor(0.5)
+    grad = torch.ones(1, 1).expand(8, 30)
+    plain, native = (trained(signed_levels, backend, x, shift, alpha, grad) for backend in ("naive", "native"))
+    assert all(torch.equal(a, b) for a, b in zip(native[:2], plain[:2], strict=True))
+    torch.testing.assert_close(native[2], plain[2])
+
+
+def test_any_number_of_threads_gives_the_same(isa):
+    torch.manual_seed(0)
+    x, shift, alpha, grad = torch.randn(500, 300), torch.randn(300), torch.tensor(0.5), torch.randn(500, 300)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(trained(FUNCTIONS["8 bits"], "native", x, shift, alpha, grad))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["native", "naive"])
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
+def test_nan_is_refused(backend, function):
+    if backend == "native" and library.unavailable_reason():
+        pytest.skip(library.unavailable_reason())
+    x = torch.zeros(3, 100)
+    x[2, 97] = torch.nan
+    with ops.use_backend(backend), pytest.raises(RuntimeError, match="NaN reached a binarizer"):
+        function(x, torch.zeros(100), torch.tensor(0.5))
