@@ -1,15 +1,19 @@
-"""Recordings for a model whose window is longer than they are: in training several follow each other in one window."""
+"""Speech for training where recordings are few and short: several of them, at other speeds, follow each other."""
 
 import numpy as np
 
 from bitquant.data.recordings import Recordings
 
 PAUSE = (0.1, 0.6)  # seconds between two recordings
+SPEED = (0.9, 1.1)
 
 
 class JoinedRecordings(Recordings):
-    """As ``Recordings``, but a training window is filled to its end with others, drawn at random, between pauses: one
-    prompt of 2 seconds leaves four fifths of Whisper's window to silence, from which there is little to learn."""
+    """As ``Recordings``, but a training sample is filled to ``max_seconds`` with others, drawn at random, between pauses.
+
+    Every recording is played at a speed of its own, so that none comes twice. A prompt of 2 seconds alone would leave
+    four fifths of Whisper's window to silence, from which there is little to learn.
+    """
 
     def batches(self, samples, *, batch_size, seed=None):
         self.others = samples
@@ -19,8 +23,15 @@ class JoinedRecordings(Recordings):
         wave = super()._wave(name, rng)
         if rng is None:
             return wave
-        full, parts = int(self.max_seconds * self.processor.rate), [wave]
+        full, parts = int(self.max_seconds * self.processor.rate), [_played(wave, rng)]
         while sum(map(len, parts)) < full:
             pause = np.zeros(int(rng.uniform(*PAUSE) * self.processor.rate), np.float32)
-            parts += [pause, super()._wave(self.others[rng.integers(len(self.others))], rng)]
+            other = super()._wave(self.others[rng.integers(len(self.others))], rng)
+            parts += [pause, _played(other, rng)]
         return np.concatenate(parts)[:full]
+
+
+def _played(wave, rng):
+    """The waveform, float32 (T,), at a random speed."""
+    at = np.arange(0, len(wave) - 1, rng.uniform(*SPEED))
+    return np.interp(at, np.arange(len(wave)), wave).astype(np.float32)

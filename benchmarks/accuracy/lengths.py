@@ -40,7 +40,7 @@ def joined(lengths: Iterable[float], target: float) -> list[list[int]]:
 def error_rates(models: dict[str, nn.Module], waves: list[np.ndarray], said: list[str], recognise) -> dict[str, float]:
     """Phone error rate of every model over utterances (samples,) and their phones."""
     heard = {
-        name: [recognise(model.eval(), {"waveform": torch.from_numpy(wave)[None]}) for wave in waves]
+        name: [recognise(model.eval(), {"waveform": torch.from_numpy(wave)[None]})[0] for wave in waves]
         for name, model in models.items()
     }
     return {name: jiwer.cer(said, phones) for name, phones in heard.items()}

@@ -26,7 +26,6 @@ from bitquant.cli.options import configuration, training
 from bitquant.cli.progress import TrainingBar
 from bitquant.config import QuantConfig
 from bitquant.data.kind import Data
-from bitquant.data.recordings import Recordings
 from bitquant.pipeline import binarize
 from bitquant.sources import Source
 
@@ -57,7 +56,7 @@ def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Ta
     from benchmarks.accuracy.hama import write
 
     write(work / "hama")
-    return _recognition("hama", work / "hama", speech, seconds, Recordings)
+    return _recognition("hama", work / "hama", speech, seconds)
 
 
 def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
@@ -65,13 +64,12 @@ def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) ->
 
     Trained on windows as long as those that are scored: on shorter ones the float model itself soon goes wrong.
     """
-    from benchmarks.accuracy.joined import JoinedRecordings
     from benchmarks.accuracy.next_token import next_token_errors
     from benchmarks.accuracy.score import LONGEST
     from benchmarks.accuracy.whisper import write
 
     write(work / "whisper", int(LONGEST))
-    task = _recognition("whisper", work / "whisper", speech, LONGEST, JoinedRecordings)
+    task = _recognition("whisper", work / "whisper", speech, LONGEST)
 
     def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
         errors = next_token_errors(task.source, models, speech.resolve(), part=part)
@@ -83,7 +81,8 @@ def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) ->
 TASKS = {task.__name__: task for task in (minilm, hama, whisper)}
 
 
-def _recognition(kind: str, weights: Path, speech: Path | None, seconds: float, data: type[Recordings]) -> Task:
+def _recognition(kind: str, weights: Path, speech: Path | None, seconds: float) -> Task:
+    from benchmarks.accuracy.joined import JoinedRecordings
     from benchmarks.accuracy.score import parts, score
     from bitquant.sources import open_source
 
@@ -95,7 +94,7 @@ def _recognition(kind: str, weights: Path, speech: Path | None, seconds: float, 
         return {result["measure"]: {name: found["error_rate"] for name, found in result["models"].items()}}
 
     source = open_source(f"benchmarks.accuracy.{kind}:encoder", weights / "model.safetensors")
-    recordings = data.read(speech, source, max_seconds=seconds)
+    recordings = JoinedRecordings.read(speech, source, max_seconds=seconds)
     dev = set(parts(recordings)["dev"])
     recordings.samples = [name for name in recordings.samples if name not in dev]
     return Task(source, recordings, measure, RememberingTeacher(source.model))

@@ -28,7 +28,8 @@ from bitquant.sources import Source, open_source
 
 LONGEST = 10.0  # seconds; what does not fit a shorter window of Whisper would be cut
 MERGED = str.maketrans({"ɔ": "a", "ɑ": "a", "ʌ": "ə", "ɾ": "t", "͡": None, " ": None, "ː": None})
-Recognise = Callable[[nn.Module, dict], str]
+BATCH = 16  # recordings at once, where a model takes several lengths
+Recognise = Callable[[nn.Module, dict], list[str]]
 
 
 def words(text: str) -> str:
@@ -42,8 +43,8 @@ def whisper(source: Source) -> tuple[Recognise, Callable[[str], str], str]:
 
     decoder, tokens = pretrained(), tokenizer()
 
-    def recognise(encoder: nn.Module, batch: dict) -> str:
-        return words(tokens.decode(transcribe(decoder, encoder(**batch).last_hidden_state)[0]))
+    def recognise(encoder: nn.Module, batch: dict) -> list[str]:
+        return [words(tokens.decode(row)) for row in transcribe(decoder, encoder(**batch).last_hidden_state)]
 
     return recognise, words, "word error rate"
 
@@ -56,8 +57,8 @@ def hama(source: Source) -> tuple[Recognise, Callable[[str], str], str]:
 
     names, pronounce = labels(), G2PModel()
 
-    def recognise(encoder: nn.Module, batch: dict) -> str:
-        return phones(encoder(**batch)["logits"][0], names).translate(MERGED)
+    def recognise(encoder: nn.Module, batch: dict) -> list[str]:
+        return [phones(logits, names).translate(MERGED) for logits in encoder(**batch)["logits"]]
 
     return recognise, lambda text: pronounce.predict(words(text)).ipa.translate(MERGED), "phone error rate"
 
@@ -105,7 +106,8 @@ def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *
     expected = scorable(recordings, data, part, reference)
     for label, model in models.items():
         start = time.perf_counter()
-        heard = [recognise(model, recordings.collate([name], None)) for name in expected]
+        batches = recordings.batches(list(expected), batch_size=BATCH)
+        heard = [text for batch in batches for text in recognise(model, batch)]
         rate = (jiwer.wer if measure.startswith("word") else jiwer.cer)(list(expected.values()), heard)
         results[label] = {"error_rate": rate, "seconds": time.perf_counter() - start}
     seconds = sum(recordings.seconds[name] for name in expected)

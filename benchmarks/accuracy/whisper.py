@@ -28,7 +28,7 @@ WEIGHTS = ("model/model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55
 TOKENIZER = ("model/tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df")
 START, NO_TIMES, END = 50257, 50362, 50256
 REPEATED = 3  # tokens in a row
-LONGEST = 200  # tokens of a transcript
+LONGEST = 80  # tokens of a transcript
 CONFIG = {
     "vocab_size": 51864,
     "d_model": 384,

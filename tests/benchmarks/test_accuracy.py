@@ -113,7 +113,7 @@ def test_scores_held_out_recordings(tmp_path, monkeypatch):
     heard = {"float": "press one", "student": "press two"}
     models = {name: tiny_models.Frames() for name in heard}
     known = {id(model): heard[name] for name, model in models.items()}
-    kind = (lambda model, batch: known[id(model)], str, "word error rate")
+    kind = (lambda model, batch: [known[id(model)]], str, "word error rate")
     monkeypatch.setitem(score.MODELS, "fake", lambda source: kind)
     source = Source("fake", models["float"], tmp_path, [])
     result = score.score(source, models, tmp_path / "corpus", "fake")
