@@ -9,7 +9,7 @@ SPEED = (0.9, 1.1)
 
 
 class JoinedRecordings(Recordings):
-    """As ``Recordings``, but a training sample is filled to ``max_seconds`` with others, drawn at random, between pauses.
+    """As ``Recordings``, but a training sample is filled to ``max_seconds`` with others, drawn at random, after pauses.
 
     Every recording is played at a speed of its own, so that none comes twice. A prompt of 2 seconds alone would leave
     four fifths of Whisper's window to silence, from which there is little to learn.
