@@ -12,22 +12,27 @@ from bitquant.inputs import named_tensors
 from bitquant.masks import mask_for
 
 LOGITS = ("logits",)
+FLOOR = 0.01  # least share of the power that counts as variance
 
 
 def masked_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean squared error over valid tokens, as a share of the teacher's mean square: 1 is as bad as predicting 0.
+    """Mean squared error over valid tokens, as a share of the teacher's variance: 1 is as bad as predicting the mean of
+    every channel, which in some encoders is most of a hidden state's power.
 
     Args:
         student, teacher: (batch, time, channels), or any equal shapes.
         mask: bool (batch, time), True for valid tokens, or for samples of which time steps are made (``mask_for``).
     """
     student, teacher = student.float(), teacher.float()
-    error, power = (student - teacher).square(), teacher.square()
     valid = mask_for(mask, teacher.shape) if teacher.ndim == 3 else None
-    if valid is not None:
-        weight = valid.unsqueeze(-1).to(error.dtype)
-        error, power = error * weight, power * weight
-    return error.sum() / power.sum().clamp(min=1e-12)
+    weight = teacher.new_ones(teacher.shape[:-1]) if valid is None else valid.to(teacher.dtype)
+    weight = weight.unsqueeze(-1)
+    count, tokens = weight.sum(), tuple(range(teacher.ndim - 1))
+    mean = (teacher * weight).sum(tokens, keepdim=True) / count.clamp(min=1)
+    error, power, spread = ((x.square() * weight).sum() for x in (student - teacher, teacher, teacher - mean))
+    # one token has no variance, equal ones none to divide by
+    variance = torch.maximum(spread * count / (count - 1), FLOOR * power) if count > 1 else power
+    return error / variance.clamp(min=1e-12)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
@@ -43,7 +48,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None) ->
 
 
 def output_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
-    """Mean over the float outputs both models give: KL for logits, relative squared error for everything else.
+    """Mean over the float outputs both models give: KL for logits, squared error for everything else.
 
     ValueError when they share no float output.
     """
@@ -58,6 +63,6 @@ def output_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
 
 
 def hidden_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], mask: Tensor | None) -> Tensor:
-    """Mean over the encoder's layers of the relative squared error."""
+    """Mean over the encoder's layers of the squared error."""
     losses = [masked_error(student[path], teacher[path], mask) for path in teacher]
     return torch.stack(losses).mean()

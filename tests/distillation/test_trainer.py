@@ -99,12 +99,18 @@ def test_padding_carries_no_loss():
     for loss in (masked_error, soft_cross_entropy):
         assert loss(student, teacher, mask) == loss(garbage, teacher, mask)
         assert loss(teacher, teacher, mask).abs() < 1e-6
-    assert masked_error(torch.zeros_like(teacher), teacher, mask) == pytest.approx(1.0)
+    tokens = teacher[mask]
+    mean = tokens.mean(0).expand(teacher.shape)
+    assert masked_error(mean, teacher, mask) == pytest.approx((len(tokens) - 1) / len(tokens))
+    assert masked_error(mean + 7, teacher + 7, mask) == pytest.approx((len(tokens) - 1) / len(tokens), rel=1e-4)
 
 
 def test_losses_by_hand():
     student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 4.0]])
     assert masked_error(student, teacher, None) == pytest.approx(5 / 20)
+    pair = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
+    assert masked_error(pair + 1, pair, None) == pytest.approx(4 / 4)  # the variance of 1 and 3 is 2, twice
+    assert masked_error(pair[:1].expand(2, 2) + 1, pair[:1].expand(2, 2), None) == pytest.approx(4 / (0.01 * 10))
     assert hidden_loss({"a": student, "b": teacher}, {"a": teacher, "b": teacher}, None) == pytest.approx(0.125)
     p, q = teacher.softmax(-1), student.softmax(-1)
     expected = (p * (p.log() - q.log())).sum()
