@@ -2,8 +2,9 @@
 
     python -m benchmarks.qat [--json] [--threads N] [--shape NAME] [--frames T] [--batch B] [--seconds S]
 
-Each step is forward, squared error, backward, clipping and AdamW in one pass, on the same random frames; all forms take
-turns in random order in one process; medians count. ``distillation`` has the float teacher's forward in it, too.
+Each step is forward, squared error, backward, clipping and AdamW in one pass, on the same random frames; products of
+levels have their gradients in bfloat16 where that is fast, as in ``bitquant.distill``, all others in fp32. All forms
+take turns in random order in one process; medians count. ``distillation`` has the float teacher's forward in it, too.
 """
 
 import copy
@@ -17,6 +18,7 @@ from torch.nn.functional import mse_loss
 import bitquant
 from benchmarks.encoders import FRAMES, SHAPES, encoder
 from benchmarks.timing import median_times
+from bitquant.nn.training import fast_gradients
 
 FLOAT, DISTILLATION = "float", "distillation, w1a1"
 FORMS = {"w1a1": ("bit-plus", 1), "w1a8": ("bit-plus", 8), "w1a1, bit-ref": ("bit-ref", 1)}
@@ -28,7 +30,8 @@ def step(model, x, target):
 
     def run():
         optimizer.zero_grad(set_to_none=True)
-        mse_loss(model(x), target()).backward()
+        with fast_gradients():
+            mse_loss(model(x), target()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 

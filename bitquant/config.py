@@ -70,7 +70,8 @@ class QuantConfig:
         relu: replace GELU and SiLU by ReLU in the student, so that the next layer's input uses the {0, 1} set.
         signed_init: initial scale of a signed input, in units of its mean magnitude over the root of its highest level.
         depthwise: ``"float"`` leaves depthwise convolutions as they are: each output sums a few products only, so that
-            one bit loses most there, while they hold few of a model's weights. ``"binary"``: as other layers.
+            one bit loses most there, while they hold few of a model's weights. ``"binary"``: as other layers. A rule
+            for some of them sets this field.
         embeddings: binarize token embedding tables.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
         modules_to_not_convert: modules left in float: exact name, a suffix of it at a dot, or ``"re:..."``.

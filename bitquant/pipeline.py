@@ -43,7 +43,7 @@ def binarize(
     save.
 
     Args:
-        source (Source): the float model, which becomes the teacher.
+        source (Source): the float model.
         data (Data): training and held-out samples together; a tenth is held out.
         out (str or Path): directory of the checkpoint.
         config (QuantConfig): what to binarize and how.
@@ -55,7 +55,8 @@ def binarize(
         progress (callable, optional): gets a dict of numbers at every step.
         say (callable): gets one line of text at every stage.
         trained (callable): gets the student, in eval mode, before it is packed.
-        teacher (nn.Module, optional): gives what the student learns. Default: the float model.
+        teacher (nn.Module, optional): gives what the student learns, the same after ``resume``. Default: the float
+            model.
         training: further options of ``distill``: ``chain``, ``stage_teacher``, ``lr`` and others.
 
     Returns:
@@ -103,7 +104,7 @@ def binarize(
                 say("going on" if unfinished.started else "there is no unfinished training; starting")
             distill(
                 student,
-                teacher or source.model,
+                source.model if teacher is None else teacher,
                 batches,
                 steps=steps,
                 seed=seed,

@@ -16,7 +16,8 @@ class JoinedRecordings(Recordings):
     """
 
     def batches(self, samples, *, batch_size, seed=None):
-        self.others = samples
+        if seed is not None:  # one pass over others, held out ones, may come between
+            self.others = samples
         return super().batches(samples, batch_size=batch_size, seed=seed)
 
     def _wave(self, name, rng):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from benchmarks.accuracy.score import LONGEST, scorable, texts
+from benchmarks.accuracy.score import LONGEST, scorable
 from benchmarks.accuracy.whisper import END, NO_TIMES, START, pretrained, tokenizer
 from bitquant.data import read_data
 from bitquant.sources import Source
@@ -19,20 +19,19 @@ from bitquant.sources import Source
 def next_token_errors(source: Source, models: dict[str, nn.Module], data: Path, *, part: str) -> dict[str, float]:
     """Share of wrong next tokens of every encoder over the recordings that ``score`` takes of a part of ``data``."""
     recordings, decoder, tokens = read_data(data, source, max_seconds=LONGEST), pretrained(), tokenizer()
-    known = texts(data)
-    names = scorable(recordings, data, part, str.strip)
-    inputs = {name: recordings.collate([name], None) for name in names}
+    said = scorable(recordings, data, part, str.strip)
+    inputs = {name: recordings.collate([name], None) for name in said}
     found = {}
     for label, encoder in models.items():
         wrong = count = 0
         for name, batch in inputs.items():
-            text = tokens.encode(f" {known[name].strip()}", add_special_tokens=False).ids
-            said = torch.tensor([START, NO_TIMES, *text, END])
+            text = tokens.encode(f" {said[name]}", add_special_tokens=False).ids
+            target = torch.tensor([START, NO_TIMES, *text, END])
             logits = decoder(
-                decoder_input_ids=said[None, :-1],
+                decoder_input_ids=target[None, :-1],
                 encoder_outputs=BaseModelOutput(last_hidden_state=encoder(**batch).last_hidden_state),
             ).logits[0, 1:]
-            wrong += int((logits.argmax(-1) != said[2:]).sum())
+            wrong += int((logits.argmax(-1) != target[2:]).sum())
             count += len(text) + 1
         found[label] = wrong / count
     return found

@@ -29,6 +29,7 @@ from bitquant.data.kind import Data
 from bitquant.pipeline import binarize
 from bitquant.sources import Source
 
+RECIPE = 2  # counts changes of data and training: a run of before does not stand for one of now
 CURVE = 40  # points of the loss curve that is kept
 Score = Callable[[dict[str, nn.Module], str], dict[str, dict[str, float]]]
 
@@ -125,7 +126,8 @@ def run(
         ``losses`` (means of equal parts of the training), minutes, sizes and times.
     """
     training = {key: value for key, value in training.items() if value is not None}
-    settings = {"task": kind, "config": config.to_dict(), "seconds": seconds, "max_length": max_length, **training}
+    settings = {"task": kind, "recipe": RECIPE, "config": config.to_dict(), "seconds": seconds}
+    settings |= {"max_length": max_length, **training}
     settings.pop("checkpoint_every", None)
     for line in log.read_text(encoding="utf-8").splitlines() if log and log.exists() else ():
         if (earlier := json.loads(line))["settings"] == settings:

@@ -32,7 +32,8 @@ def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The run with the best mean over the measures of its dev part."""
 
     def quality(run: dict[str, Any]) -> float:
-        found = statistics.fmean(values["student"] for values in run["dev"].values())
+        # a recogniser that only repeats itself has any number of errors
+        found = statistics.fmean(min(1.0, values["student"]) for values in run["dev"].values())
         return found if run["settings"]["task"] == "minilm" else -found
 
     return max(runs, key=quality)

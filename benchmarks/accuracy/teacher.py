@@ -1,4 +1,4 @@
-"""A teacher that answers each sample once: what it said is kept in memory, for later epochs and other runs."""
+"""A teacher that answers a sample once: what it said is kept in memory, for later epochs and other runs."""
 
 import hashlib
 
@@ -14,13 +14,13 @@ BYTES = 4 * 2**30
 class RememberingTeacher(nn.Module):
     """Stands in for ``model`` as the teacher of ``bitquant.distill``.
 
-    Samples are answered one at a time, so that an answer does not depend on the others of its batch, and a run that is
-    resumed with nothing in memory sees the same ones. What no longer fits ``BYTES`` is answered anew each time.
+    Samples, as the batch pads them, are answered one at a time: so no answer depends on what else is in a batch, and a
+    run that is resumed with nothing in memory sees the same ones. What no longer fits ``BYTES`` is answered anew.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self._model = (model,)  # not a child: ``get_submodule`` gives stand-ins
+        self._model = (model.eval(),)  # not a child: ``get_submodule`` gives stand-ins
         self._stand_ins: dict[str, nn.Module] = {}
         self._answers: dict[bytes, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
         self._free = BYTES
@@ -50,6 +50,8 @@ class RememberingTeacher(nn.Module):
             with hidden_states(model, list(self._stand_ins)) as states:
                 known = named_tensors(model(**row)), states
             size = sum(value.nbytes for part in known for value in part.values())
+            before = sum(value.nbytes for part in self._answers.pop(key, ({}, {})) for value in part.values())
+            self._free += before
             if size <= self._free:
                 self._free -= size
                 self._answers[key] = known

@@ -16,23 +16,27 @@ FLOOR = 0.01  # least share of the power that counts as variance
 
 
 def masked_error(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean squared error over valid tokens, as a share of the teacher's variance: 1 is as bad as predicting the mean of
-    every channel, which in some encoders is most of a hidden state's power.
+    """Mean squared error over valid tokens, as a share of the teacher's variance: 1 is about as bad as predicting the
+    mean of every channel, which in some encoders is most of a hidden state's power.
+
+    Of tensors that are not sequences, and of a single token, it is a share of the mean square: a few samples or none
+    say nothing of a variance.
 
     Args:
         student, teacher: (batch, time, channels), or any equal shapes.
         mask: bool (batch, time), True for valid tokens, or for samples of which time steps are made (``mask_for``).
     """
     student, teacher = student.float(), teacher.float()
-    valid = mask_for(mask, teacher.shape) if teacher.ndim == 3 else None
-    weight = teacher.new_ones(teacher.shape[:-1]) if valid is None else valid.to(teacher.dtype)
-    weight = weight.unsqueeze(-1)
-    count, tokens = weight.sum(), tuple(range(teacher.ndim - 1))
-    mean = (teacher * weight).sum(tokens, keepdim=True) / count.clamp(min=1)
-    error, power, spread = ((x.square() * weight).sum() for x in (student - teacher, teacher, teacher - mean))
-    # one token has no variance, equal ones none to divide by
-    variance = torch.maximum(spread * count / (count - 1), FLOOR * power) if count > 1 else power
-    return error / variance.clamp(min=1e-12)
+    error, power = (student - teacher).square(), teacher.square()
+    if teacher.ndim != 3:
+        return error.sum() / power.sum().clamp(min=1e-12)
+    valid = mask_for(mask, teacher.shape)
+    weight = teacher.new_ones(teacher.shape[:2]) if valid is None else valid.to(teacher.dtype)
+    weight, count = weight.unsqueeze(-1), weight.sum()
+    mean = (teacher * weight).sum((0, 1)) / count.clamp(min=1)
+    error, power, spread = ((x * weight).sum() for x in (error, power, (teacher - mean).square()))
+    variance = torch.maximum(spread * count / (count - 1).clamp(min=1), FLOOR * power)
+    return error / torch.where(count > 1, variance, power).clamp(min=1e-12)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
@@ -48,7 +52,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor | None) ->
 
 
 def output_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
-    """Mean over the float outputs both models give: KL for logits, squared error for everything else.
+    """Mean over the float outputs both models give: KL for logits, ``masked_error`` for everything else.
 
     ValueError when they share no float output.
     """
@@ -63,6 +67,6 @@ def output_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
 
 
 def hidden_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], mask: Tensor | None) -> Tensor:
-    """Mean over the encoder's layers of the squared error."""
+    """Mean over the encoder's layers of ``masked_error``."""
     losses = [masked_error(student[path], teacher[path], mask) for path in teacher]
     return torch.stack(losses).mean()

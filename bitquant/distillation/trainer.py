@@ -70,7 +70,8 @@ def distill(
         hidden_weight, output_weight: weights of the two losses.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.
-        fast_gradients: multiply gradients and levels in bfloat16 on processors with instructions for it.
+        fast_gradients: multiply gradients and levels in bfloat16 on processors with instructions for it. Resumed on one
+            of another kind, the weights differ by that rounding.
         seed: of everything random in training.
         checkpoint: directory for training checkpoints, written every ``checkpoint_every`` steps and on Ctrl-C.
         resume: go on from the checkpoint, if there is one, to the same weights as an uninterrupted run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bitquant.nn.exact import exact, scaled
-from bitquant.nn.training import level_product
+from bitquant.nn.training import in_int8, level_product
 from bitquant.nn.weights import QuantizedLayer
 
 
@@ -24,7 +24,9 @@ class BitConv(QuantizedLayer):
     @property
     def pointwise(self) -> bool:
         """Whether it is a linear layer over the channels."""
-        return {*self.kernel_size, *self.stride, self.groups} == {1} and set(self.padding) <= {0, "valid", "same"}
+        return {*self.kernel_size, *self.stride, self.groups} == {1} and (
+            self.padding in ("valid", "same") or set(self.padding) == {0}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         with exact(x):
@@ -34,10 +36,9 @@ class BitConv(QuantizedLayer):
             valid = (by_channel != 0).any(-1, keepdim=True)
             levels = levels * valid
             weight, scale = self.weight_quantizer(self.weight)
-            if self.pointwise:
-                product = level_product(
-                    levels, weight.flatten(1), inputs=self.input_quantizer, weights=self.weight_quantizer
-                ).movedim(-1, -space - 1)
+            quantizers = {"inputs": self.input_quantizer, "weights": self.weight_quantizer}
+            if self.pointwise and in_int8(levels, **quantizers):
+                product = level_product(levels, weight.flatten(1), **quantizers).movedim(-1, -space - 1)
             else:
                 product = self._conv_forward(levels.movedim(-1, -space - 1), weight, None)
             # one layout for every backend: float operations that follow may round by their memory layout

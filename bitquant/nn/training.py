@@ -11,8 +11,10 @@ from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from bitquant.ops.direct import is_watched
 from bitquant.processor import bfloat16_is_fast, int8_is_fast
 from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -21,8 +23,8 @@ _gradients: ContextVar[torch.dtype] = ContextVar("gradients", default=torch.floa
 
 @contextmanager
 def fast_gradients(wanted: bool = True):
-    """Context in which the gradients of products of levels are rounded to bfloat16 before they are multiplied, if
-    ``wanted`` and where that is faster. The other operand, levels of at most 8 bits, is exact in bfloat16."""
+    """Context in which gradients are multiplied with levels in bfloat16, if ``wanted`` and where that is faster: they
+    and the results are rounded to it. The levels, of at most 8 bits, are exact in it."""
     token = _gradients.set(torch.bfloat16 if wanted and bfloat16_is_fast() else torch.float32)
     try:
         yield
@@ -31,7 +33,7 @@ def fast_gradients(wanted: bool = True):
 
 
 class IntegerProduct(torch.autograd.Function):
-    """``levels @ weight.T`` of integers in int8's range: fp32 (rows, K), (N, K) -> fp32 (rows, N)."""
+    """``levels @ weight.T`` of integers in int8's range: fp32 (rows, K), (N, K) -> fp32 (rows, N); K of 2 and more."""
 
     @staticmethod
     def forward(ctx, levels: Tensor, weight: Tensor, gradients: torch.dtype) -> Tensor:
@@ -41,6 +43,7 @@ class IntegerProduct(torch.autograd.Function):
         return torch._int_mm(levels, weight.t()).float()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         levels, weight = (saved.to(ctx.gradients) for saved in ctx.saved_tensors)
         grad = grad.to(ctx.gradients)
@@ -49,18 +52,24 @@ class IntegerProduct(torch.autograd.Function):
         return for_levels, for_weight, None
 
 
-def level_product(levels: Tensor, weight: Tensor, *, inputs: ActivationQuantizer, weights: WeightQuantizer) -> Tensor:
-    """``F.linear(levels, weight)`` of what the two quantizers gave: fp32 (..., K), (N, K) -> fp32 (..., N)."""
-    in_int8 = (
+def in_int8(levels: Tensor, *, inputs: ActivationQuantizer, weights: WeightQuantizer) -> bool:
+    """Whether ``IntegerProduct`` multiplies what these two quantizers gave: in training, on processors made for it."""
+    return (
         torch.is_grad_enabled()
+        and not is_watched()
+        and type(levels) in (Tensor, nn.Parameter)
         and levels.device.type == "cpu"
         and weights.bits == 1
         and inputs.range[1] <= 127
+        and levels.ndim > 1
         and levels.numel() > 0
-        and weight.numel() > 0
-        and not torch.compiler.is_compiling()
+        and levels.shape[-1] > 1  # torch._int_mm reads beyond a single column
         and int8_is_fast()
     )
-    if not in_int8:
+
+
+def level_product(levels: Tensor, weight: Tensor, *, inputs: ActivationQuantizer, weights: WeightQuantizer) -> Tensor:
+    """``F.linear(levels, weight)`` of what the two quantizers gave: fp32 (..., K), (N, K) -> fp32 (..., N)."""
+    if not in_int8(levels, inputs=inputs, weights=weights) or len(weight) == 0:
         return F.linear(levels, weight)
     return IntegerProduct.apply(levels.flatten(0, -2), weight, _gradients.get()).unflatten(0, levels.shape[:-1])

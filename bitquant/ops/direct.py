@@ -12,10 +12,14 @@ _profiling, _builds_graph = torch._C._autograd._profiler_enabled, torch.is_grad_
 _NUMBERS = frozenset((int, bool, type(None), list, tuple))
 
 
+def is_watched() -> bool:
+    """Whether something in this thread compiles, exports, traces or transforms, and so has to see every operation."""
+    return bool(_is_compiling() or _modes() or _function_modes() or _tracing() or _transform())
+
+
 def is_direct(arguments: tuple) -> bool:
-    """Whether these are plain CPU tensors that need no gradient, and nothing in this thread compiles, exports, traces,
-    transforms or profiles."""
-    if _is_compiling() or _modes() or _function_modes() or _tracing() or _transform() or _profiling():
+    """Whether these are plain CPU tensors that need no gradient, and nothing in this thread watches or profiles."""
+    if is_watched() or _profiling():
         return False
     graph = _builds_graph()
     for x in arguments:

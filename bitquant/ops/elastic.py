@@ -10,14 +10,14 @@ from torch import Tensor
 from .library import OK, load
 
 _ELASTIC = Struct("@4Q6q").pack  # bq_elastic of bitquant.h
-_BLOCKS = 16  # of rows, whose sums are added in a fixed order
+_BLOCKS = 16  # of rows, whose sums are added in a fixed order; no more threads than that
 NAN_MESSAGE = "NaN reached a binarizer: its input must be finite numbers (check the model's inputs and weights)"
 
 
 def levels(x: Tensor, shift: Tensor, alpha: Tensor, bits: int, low: int, high: int) -> Tensor:
     """x fp32, any shape -> levels fp32 in {low..high} of that shape. RuntimeError for NaN."""
-    x, shift = x.contiguous(), shift.contiguous()
-    out = torch.empty(x.shape, dtype=torch.float32)
+    x, shift = x.resolve_neg().contiguous(), shift.contiguous()
+    out = torch.empty_like(x)
     if load().library.bq_elastic_levels(_call(x, shift, alpha, out, low, high, False), torch.get_num_threads()) != OK:
         raise RuntimeError(NAN_MESSAGE)
     return out
@@ -27,15 +27,18 @@ def gradient(
     grad: Tensor, x: Tensor, shift: Tensor, alpha: Tensor, smooth: bool, low: int, high: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (its shape), shift (its shape) and alpha (its shape, beside its product's part)."""
-    x, shift, grad = x.contiguous(), shift.contiguous(), grad.contiguous()
-    for_x = torch.empty(x.shape, dtype=torch.float32)
+    x, shift, grad = x.resolve_neg().contiguous(), shift.contiguous(), grad.resolve_neg().contiguous()
+    for_x = torch.empty_like(x)
     channels = x.shape[-1] if x.ndim else 1
-    for_shift, for_alpha = torch.empty((2, _BLOCKS, channels), dtype=torch.float32)
+    for_shift, for_alpha = x.new_empty(2, _BLOCKS, channels)
     load().library.bq_elastic_gradient(
         _call(x, shift, alpha, None, low, high, smooth), grad.data_ptr(), for_x.data_ptr(), for_shift.data_ptr(),
         for_alpha.data_ptr(), _BLOCKS, torch.get_num_threads(),
     )  # fmt: skip
-    for_shift = for_shift.sum(0) if shift.numel() > 1 else for_shift.sum().view(shift.shape)
+    # blocks first: torch adds many numbers in an order that depends on its threads
+    for_shift, for_alpha = for_shift.sum(0), for_alpha.sum(0)
+    if shift.numel() == 1:
+        for_shift = for_shift.sum()
     return for_x, for_shift.view(shift.shape), for_alpha.sum().view(alpha.shape)
 
 

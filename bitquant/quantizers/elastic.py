@@ -65,7 +65,7 @@ class SignedLevels(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, shift, alpha = ctx.saved_tensors
-        if kernels := kernels_for(x, shift, alpha):
+        if kernels := kernels_for(x, shift, alpha, grad):
             return *kernels.gradient(grad, x, shift, alpha, ctx.smooth, -1, 1)[:2], None, None
         distance = ((x + shift) / alpha).abs_()
         slope = (2 - 2 * distance).clamp_(min=0) if ctx.smooth else (distance <= 1).to(x.dtype)
@@ -88,7 +88,7 @@ class UnitLevels(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, shift, alpha = ctx.saved_tensors
-        if kernels := kernels_for(x, shift, alpha):
+        if kernels := kernels_for(x, shift, alpha, grad):
             return *kernels.gradient(grad, x, shift, alpha, False, 0, 1), None
         u = (x + shift) / alpha
         dz = torch.where((u >= 0) & (u <= 1), grad / alpha, torch.zeros((), dtype=x.dtype, device=x.device))

@@ -33,7 +33,7 @@ class IntegerLevels(torch.autograd.Function):
     def backward(ctx, grad):
         x, shift, alpha = ctx.saved_tensors
         low, high = ctx.range
-        if kernels := kernels_for(x, shift, alpha):
+        if kernels := kernels_for(x, shift, alpha, grad):
             return *kernels.gradient(grad, x, shift, alpha, False, low, high), None, None
         u = (x + shift) / alpha
         dz = torch.where((u >= low) & (u <= high), grad / alpha, torch.zeros((), dtype=x.dtype, device=x.device))

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.ops import dispatch
+from bitquant.ops.direct import is_watched
 
 
-def kernels_for(x: Tensor, shift: Tensor, alpha: Tensor) -> ModuleType | None:
-    """The backend's ``elastic`` where it serves these tensors: fp32, one scale, one shift or one a channel of the last
-    dimension. None where plain torch does, which a compiler fuses by itself."""
-    if torch.compiler.is_compiling() or x.device.type not in ("cpu", "cuda"):
+def kernels_for(x: Tensor, shift: Tensor, alpha: Tensor, *grad: Tensor) -> ModuleType | None:
+    """The backend's ``elastic`` where it serves these tensors: fp32 on one device, one scale, one shift or one for each
+    channel of the last dimension. None where plain torch does: for all others, where something has to see every
+    operation, and in a backward pass that is itself to be differentiated."""
+    if torch.is_grad_enabled() or is_watched() or x.device.type not in ("cpu", "cuda"):
         return None
     one_each = x.ndim > 0 and shift.shape == x.shape[-1:]
     served = (
-        type(x) in (Tensor, nn.Parameter)  # others may have no memory of their own
-        and x.dtype == torch.float32
+        all(type(t) in (Tensor, nn.Parameter) and torch._C._has_storage(t) for t in (x, shift, alpha, *grad))
+        and all(t.dtype == torch.float32 and t.device == x.device for t in (x, shift, alpha, *grad))
         and x.numel() > 0
         and alpha.numel() == 1
         and (shift.numel() == 1 or one_each)

@@ -35,7 +35,7 @@ def measure_models(presets: Mapping[str, str], samples: int, *, say: Callable[[s
         torch.manual_seed(0)
         model = Hubert.from_preset(preset).eval()
         packed = copy.deepcopy(model)
-        config = bitquant.QuantConfig.preset("bit-plus", depthwise="binary")  # every layer, as in the paper
+        config = bitquant.QuantConfig.preset("bit-plus", depthwise="binary")  # every layer, as the paper
         bitquant.quantize_(packed, config, wave)
         shares[name] = bitquant.report(packed).share_binarized
         bitquant.convert_(packed)

@@ -13,6 +13,7 @@ import click
 import torch
 from tabulate import tabulate
 
+from bitquant import QuantConfig
 from bitquant.profiling import CONSISTENT, PAPER, Convention, ProfiledLayer, profile
 
 from .config import load_config
@@ -29,6 +30,7 @@ MODELS = {
     "Sparseformer-SW-S": "sparseformer_sw",
 }
 BINARY = "BQ-"
+EVERY_LAYER = QuantConfig.preset("bit-plus", depthwise="binary")  # the paper leaves none in float
 
 # The two vanilla rows repeat an earlier paper's, in half precision. Fitted: its BOPs lack the attention projections.
 PAPER_VANILLA = replace(
@@ -63,7 +65,7 @@ def rows(convention: str) -> dict[str, tuple[float | None, ...]]:
         chosen = _convention(convention, name)
         for found, prefix, bits in ((floats, "", None), (binaries, BINARY, 1)):
             # class embeddings only serve pre-training (hubert.md 2.1)
-            total = profile(model, wave, weight_bits=bits, activation_bits=bits, convention=chosen,
+            total = profile(model, wave, weight_bits=bits, activation_bits=bits, config=EVERY_LAYER, convention=chosen,
                             not_stored=(r"head\.label_embeddings\..*",)).total  # fmt: skip
             found[prefix + name] = _cells(total, chosen, binary=bits is not None)
     return {**floats, **binaries}

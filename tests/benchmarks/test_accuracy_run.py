@@ -147,8 +147,12 @@ def test_joined_recordings_fill_the_window(tmp_path):
     source = open_source("benchmarks.accuracy.hama:encoder", tmp_path / "model.safetensors")
     folder = speech_data.recordings(tmp_path, [1.0, 0.7, 1.3, 0.5])
     data = JoinedRecordings.read(folder, source, max_seconds=4.0)
-    train, _ = data.usable(data.samples)
-    (batch,) = next(iter(data.batches(train, batch_size=2, seed=0))).values()
+    data.usable(data.samples)
+    train, held_out = data.samples[:3], data.samples[3:]
+    batches = data.batches(train, batch_size=2, seed=0)
+    data.batches(held_out, batch_size=2)
+    assert data.others == train  # what is held out is in no window
+    (batch,) = next(iter(batches)).values()
     assert batch.shape == (2, 64000) and (batch[:, -1600:].abs().amax(1) > 0).any()
     again = next(iter(data.batches(train, batch_size=2, seed=0)))["waveform"]
     assert torch.equal(batch, again)

@@ -108,9 +108,12 @@ def test_padding_carries_no_loss():
 def test_losses_by_hand():
     student, teacher = torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 4.0]])
     assert masked_error(student, teacher, None) == pytest.approx(5 / 20)
-    pair = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
+    pair = torch.tensor([[[1.0, 2.0], [3.0, 2.0]]])
     assert masked_error(pair + 1, pair, None) == pytest.approx(4 / 4)  # the variance of 1 and 3 is 2, twice
-    assert masked_error(pair[:1].expand(2, 2) + 1, pair[:1].expand(2, 2), None) == pytest.approx(4 / (0.01 * 10))
+    alike = pair[:, :1].expand(1, 2, 2)
+    assert masked_error(alike + 1, alike, None) == pytest.approx(4 / (0.01 * 10))
+    assert masked_error(pair[:, :1] + 1, pair[:, :1], None) == pytest.approx(2 / 5)  # one token: its power
+    assert masked_error(pair[None] + 1, pair[None], None) == pytest.approx(4 / 18)
     assert hidden_loss({"a": student, "b": teacher}, {"a": teacher, "b": teacher}, None) == pytest.approx(0.125)
     p, q = teacher.softmax(-1), student.softmax(-1)
     expected = (p * (p.log() - q.log())).sum()

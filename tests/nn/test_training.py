@@ -40,6 +40,10 @@ CASES = {
     "linear": (lambda: nn.Linear(63, 100), (7, 63)),
     "linear, one row": (lambda: nn.Linear(100, 1), (1, 100)),
     "linear, more dimensions": (lambda: nn.Linear(20, 30), (2, 3, 5, 20)),
+    "one input": (lambda: nn.Linear(1, 4), (6, 1)),
+    "no batch": (lambda: nn.Linear(20, 5), (20,)),
+    "pointwise, one channel": (lambda: nn.Conv1d(1, 3, 1), (2, 1, 9)),
+    "pointwise, same": (lambda: nn.Conv1d(6, 3, 1, padding="same"), (2, 6, 9)),
     "pointwise": (lambda: nn.Conv1d(24, 33, 1), (2, 24, 50)),
     "pointwise, 2-d": (lambda: nn.Conv2d(8, 9, 1), (2, 8, 5, 6)),
 }
@@ -80,3 +84,25 @@ def test_levels_above_int8_and_nothing_at_all():
     gradients(module, x)
     out, _ = gradients(module, x[:0])
     assert out.shape == (0, 3)
+
+
+@pytest.mark.parametrize("bits", [1, 32])
+def test_a_trained_pointwise_convolution_is_its_packed_self(bits):
+    module, x = layer(nn.Conv1d(63, 20, 1), (1, 63, 7), bits)
+    gradients(module, x)
+    model = nn.Sequential(nn.Identity(), nn.Conv1d(63, 20, 1), nn.Identity())
+    bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", activation_bits=bits, rules={"1": {}}), x)
+    bitquant.calibrate_(model, [x])
+    with torch.no_grad():
+        expected = model.eval()(x)
+        bitquant.convert_(model)
+        assert torch.equal(model(x), expected)
+
+
+@needs_int8
+def test_a_second_derivative_is_refused():
+    module, x = layer(nn.Linear(20, 3), (6, 20), 1)
+    x.requires_grad_()
+    (first,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

@@ -64,7 +64,7 @@ def test_layouts_that_are_not_dense(isa):
 
 def test_any_number_of_threads_gives_the_same(isa):
     torch.manual_seed(0)
-    x, shift, alpha, grad = torch.randn(500, 300), torch.randn(300), torch.tensor(0.5), torch.randn(500, 300)
+    x, shift, alpha, grad = torch.randn(50, 3072), torch.randn(3072), torch.tensor(0.5), torch.randn(50, 3072)
     before = torch.get_num_threads()
     try:
         results = []
@@ -85,3 +85,30 @@ def test_nan_is_refused(backend, function):
     x[2, 97] = torch.nan
     with ops.use_backend(backend), pytest.raises(RuntimeError, match="NaN reached a binarizer"):
         function(x, torch.zeros(100), torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("backend", ["native", "naive"])
+def test_other_dtypes_and_views(backend):
+    if backend == "native" and library.unavailable_reason():
+        pytest.skip(library.unavailable_reason())
+    torch.manual_seed(0)
+    x, shift, alpha = torch.randn(7, 30), torch.randn(30), torch.tensor(0.5)
+    with ops.use_backend("naive"):
+        expected = [integer_levels(x, shift.to(t), alpha.to(t), -8, 7) for t in (torch.bfloat16, torch.float64)]
+        negative = signed_levels(-x, shift, alpha)
+    with ops.use_backend(backend):
+        found = [integer_levels(x, shift.to(t), alpha.to(t), -8, 7) for t in (torch.bfloat16, torch.float64)]
+        assert torch.equal(signed_levels(torch.complex(x, x).conj().imag, shift, alpha), negative)
+        with torch.device("meta"):
+            assert torch.equal(signed_levels(-x, shift, alpha), negative)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_second_derivatives_and_batched_gradients_are_plain_torch(isa):
+    x, alpha = torch.randn(4, 6, requires_grad=True), torch.tensor(0.7, requires_grad=True)
+    with ops.use_backend("native"):
+        levels = unit_levels(x, torch.zeros(6), alpha)
+        (first,) = torch.autograd.grad(levels.sum(), alpha, create_graph=True)
+        assert first.requires_grad
+        rows = torch.autograd.grad(levels, x, torch.eye(24).view(24, 4, 6), is_grads_batched=True)[0]
+    assert rows.shape == (24, 4, 6)

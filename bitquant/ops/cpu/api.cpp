@@ -312,6 +312,7 @@ bq_status bq_elastic_gradient(const bq_elastic *call, const float *grad, float *
     const int64_t k = call->k, size = ceil_div(call->rows, blocks);
     std::memset(for_shift, 0, static_cast<size_t>(blocks * k) * sizeof(float));
     std::memset(for_alpha, 0, static_cast<size_t>(blocks * k) * sizeof(float));
+    if (call->rows == 0) return BQ_OK;
     const int team = team_size(threads, call->rows * k / 1000);
     in_parallel(team, [&](int part) {
         const Range mine(blocks, 1, part, team);

@@ -134,10 +134,12 @@ typedef struct bq_elastic {
     float *out;                  /* rows x k, dense; not used for gradients */
     int64_t rows, k;
     int64_t shift_size;          /* k, or 1 */
-    int64_t low, high;           /* -1 and 1: x >= -shift; 0 and 1: x > alpha / 2 - shift; else rint((x + shift) / alpha) */
+    int64_t low, high;           /* -1 and 1: x >= -shift; 0 and 1: x > alpha / 2 - shift; else rint((x + shift) / alpha),
+                                  clipped; below 2^22 */
     int64_t smooth;              /* for gradients: slope 2 - 2 |u| instead of 1 in the window low..high of u */
 } bq_elastic;
 
+/* BQ_NAN: x or shift holds NaN. */
 BQ_API bq_status bq_elastic_levels(const bq_elastic *call, int threads);
 
 /* With u = (x + shift) / alpha: for_x = slope(u) * grad / alpha. The rows are summed in `blocks` blocks of equal size, each

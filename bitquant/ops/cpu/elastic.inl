@@ -1,19 +1,19 @@
 // Levels for training as floats, and the straight-through gradients of their inputs. Included once per instruction set:
 // plain loops, which the compiler vectorizes.
 
-// out[i] for one row; false if x holds NaN. Written without branches on the data.
+// out[i] for one row; false if x or the shift holds NaN. Written without branches on the data.
 template <class Rule>
 static BQ_INLINE bool levels_of_row(const bq_elastic &e, const float *x, float *out, const Rule &rule) {
     int32_t nan = 0;
     if (e.shift_size == 1) {
         const float shift = *e.shift;
         for (int64_t i = 0; i < e.k; ++i) {
-            nan |= x[i] != x[i];
+            nan |= (x[i] != x[i]) | (shift != shift);
             out[i] = rule(x[i], shift);
         }
     } else {
         for (int64_t i = 0; i < e.k; ++i) {
-            nan |= x[i] != x[i];
+            nan |= (x[i] != x[i]) | (e.shift[i] != e.shift[i]);
             out[i] = rule(x[i], e.shift[i]);
         }
     }
@@ -51,7 +51,8 @@ static BQ_INLINE void gradient_of_row(const bq_elastic &e, const float *__restri
                                       const Shift &shift, const Slope &slope) {
     const float alpha = *e.alpha;
     for (int64_t i = 0; i < e.k; ++i) {
-        const float u = (x[i] + shift(i)) / alpha, dx = slope(u) * grad[i] / alpha;
+        const float u = (x[i] + shift(i)) / alpha, by = slope(u);
+        const float dx = by > 0 ? by * grad[i] / alpha : 0.0f;  // 0 for an infinite gradient, too
         for_x[i] = dx;
         for_shift[i] += dx;
         for_alpha[i] -= dx * u;
