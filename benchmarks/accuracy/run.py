@@ -40,7 +40,6 @@ class Task(NamedTuple):
     source: Source
     data: Data
     score: Score
-    teacher: RememberingTeacher
 
 
 def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
@@ -49,7 +48,7 @@ def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> 
 
     source = minilm.source()
     data = minilm.training_data(source, max_length)
-    return Task(source, data, lambda models, part: minilm.score(source, models, part), RememberingTeacher(source.model))
+    return Task(source, data, lambda models, part: minilm.score(source, models, part))
 
 
 def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
@@ -98,7 +97,7 @@ def _recognition(kind: str, weights: Path, speech: Path | None, seconds: float) 
     recordings = JoinedRecordings.read(speech, source, max_seconds=seconds)
     dev = set(parts(recordings)["dev"])
     recordings.samples = [name for name in recordings.samples if name not in dev]
-    return Task(source, recordings, measure, RememberingTeacher(source.model))
+    return Task(source, recordings, measure)
 
 
 def run(
@@ -133,7 +132,7 @@ def run(
         if (earlier := json.loads(line))["settings"] == settings:
             return earlier
     name = f"{kind}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
-    task, floats = _prepared(kind, work, speech, seconds, max_length)
+    task, teacher, floats = _prepared(kind, work, speech, seconds, max_length)
     measured, dev, losses = {measure: dict(values) for measure, values in floats.items()}, {}, []
 
     def collect(into: dict, part: str, **models: nn.Module) -> None:
@@ -160,7 +159,7 @@ def run(
             progress=progress,
             say=bar.say,
             trained=measure_student,
-            teacher=task.teacher,
+            teacher=teacher,
             **training,
         )
     collect(measured, "test", packed=bitquant.load(work / name, model=task.source.model))
@@ -184,10 +183,12 @@ def run(
 
 
 @functools.cache
-def _prepared(kind: str, work: Path, speech: Path | None, seconds: float, max_length: int) -> tuple[Task, dict]:
-    """The task, and what its float model measures on the test part."""
+def _prepared(
+    kind: str, work: Path, speech: Path | None, seconds: float, max_length: int
+) -> tuple[Task, nn.Module, dict]:
+    """The task, its teacher, and what the float model measures on the test part."""
     task = TASKS[kind](work, speech, seconds, max_length)
-    return task, task.score({"float": task.source.model}, "test")
+    return task, RememberingTeacher(task.source.model), task.score({"float": task.source.model}, "test")
 
 
 def _means(losses: list[float]) -> list[float]:

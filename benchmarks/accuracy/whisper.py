@@ -7,6 +7,7 @@ The encoder here takes any window up to the 30 seconds it was trained on, by lea
 less, and the float model's word error rate says how much accuracy. Below 10 seconds its decoder soon repeats itself.
 """
 
+import functools
 import json
 import struct
 from pathlib import Path
@@ -66,6 +67,7 @@ def encoder() -> Encoder:
     return Encoder(WhisperConfig(**CONFIG))
 
 
+@functools.cache
 def pretrained() -> WhisperForConditionalGeneration:
     """The whole model, encoder of this module, with the package's weights in float32."""
     model = WhisperForConditionalGeneration(WhisperConfig(**CONFIG))
@@ -74,6 +76,7 @@ def pretrained() -> WhisperForConditionalGeneration:
     return model.eval()
 
 
+@functools.cache
 def tokenizer():
     """The package's tokenizer, of the ``tokenizers`` library."""
     from tokenizers import Tokenizer
@@ -85,8 +88,8 @@ def tokenizer():
 def transcribe(model: WhisperForConditionalGeneration, hidden: Tensor) -> list[list[int]]:
     """Greedy decoding of encoder outputs (B, frames, 384): token ids without the special ones, one list a sample.
 
-    No ``REPEATED`` tokens in a row come twice: on windows shorter than its 30 seconds the float model,
-    too, may else repeat itself without end.
+    No ``REPEATED`` tokens in a row come twice: on windows shorter than its 30 seconds the float model, too, may else
+    repeat itself without end.
     """
     no_repeats = NoRepeatNGramLogitsProcessor(REPEATED)
     tokens = torch.tensor([[START, NO_TIMES]]).repeat(len(hidden), 1)

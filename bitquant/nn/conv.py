@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from bitquant.nn.exact import exact, scaled
-from bitquant.nn.training import in_int8, level_product
+from bitquant.nn.training import in_int8, integer_product
 from bitquant.nn.weights import QuantizedLayer
 
 
@@ -36,9 +36,8 @@ class BitConv(QuantizedLayer):
             valid = (by_channel != 0).any(-1, keepdim=True)
             levels = levels * valid
             weight, scale = self.weight_quantizer(self.weight)
-            quantizers = {"inputs": self.input_quantizer, "weights": self.weight_quantizer}
-            if self.pointwise and in_int8(levels, **quantizers):
-                product = level_product(levels, weight.flatten(1), **quantizers).movedim(-1, -space - 1)
+            if self.pointwise and in_int8(levels, inputs=self.input_quantizer, weights=self.weight_quantizer):
+                product = integer_product(levels, weight.flatten(1)).movedim(-1, -space - 1)
             else:
                 product = self._conv_forward(levels.movedim(-1, -space - 1), weight, None)
             # one layout for every backend: float operations that follow may round by their memory layout

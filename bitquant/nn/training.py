@@ -68,8 +68,12 @@ def in_int8(levels: Tensor, *, inputs: ActivationQuantizer, weights: WeightQuant
     )
 
 
+def integer_product(levels: Tensor, weight: Tensor) -> Tensor:
+    """``F.linear(levels, weight)`` of integers as ``in_int8`` asks for: fp32 (..., K), (N, K) -> fp32 (..., N)."""
+    return IntegerProduct.apply(levels.flatten(0, -2), weight, _gradients.get()).unflatten(0, levels.shape[:-1])
+
+
 def level_product(levels: Tensor, weight: Tensor, *, inputs: ActivationQuantizer, weights: WeightQuantizer) -> Tensor:
     """``F.linear(levels, weight)`` of what the two quantizers gave: fp32 (..., K), (N, K) -> fp32 (..., N)."""
-    if not in_int8(levels, inputs=inputs, weights=weights) or len(weight) == 0:
-        return F.linear(levels, weight)
-    return IntegerProduct.apply(levels.flatten(0, -2), weight, _gradients.get()).unflatten(0, levels.shape[:-1])
+    multiply = integer_product if in_int8(levels, inputs=inputs, weights=weights) else F.linear
+    return multiply(levels, weight)

@@ -12,9 +12,9 @@ _profiling, _builds_graph = torch._C._autograd._profiler_enabled, torch.is_grad_
 _NUMBERS = frozenset((int, bool, type(None), list, tuple))
 
 
-def is_watched() -> bool:
-    """Whether something in this thread compiles, exports, traces or transforms, and so has to see every operation."""
-    return bool(_is_compiling() or _modes() or _function_modes() or _tracing() or _transform())
+def is_watched() -> object:
+    """Truth: something in this thread compiles, exports, traces or transforms, and so has to see every operation."""
+    return _is_compiling() or _modes() or _function_modes() or _tracing() or _transform()
 
 
 def is_direct(arguments: tuple) -> bool:

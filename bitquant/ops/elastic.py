@@ -14,10 +14,10 @@ _BLOCKS = 16  # of rows, whose sums are added in a fixed order; no more threads 
 NAN_MESSAGE = "NaN reached a binarizer: its input must be finite numbers (check the model's inputs and weights)"
 
 
-def levels(x: Tensor, shift: Tensor, alpha: Tensor, bits: int, low: int, high: int) -> Tensor:
+def levels(x: Tensor, shift: Tensor, alpha: Tensor, low: int, high: int) -> Tensor:
     """x fp32, any shape -> levels fp32 in {low..high} of that shape. RuntimeError for NaN."""
     x, shift = x.resolve_neg().contiguous(), shift.contiguous()
-    out = torch.empty_like(x)
+    out = x.new_empty(x.shape)
     if load().library.bq_elastic_levels(_call(x, shift, alpha, out, low, high, False), torch.get_num_threads()) != OK:
         raise RuntimeError(NAN_MESSAGE)
     return out
@@ -28,7 +28,7 @@ def gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x (its shape), shift (its shape) and alpha (its shape, beside its product's part)."""
     x, shift, grad = x.resolve_neg().contiguous(), shift.contiguous(), grad.resolve_neg().contiguous()
-    for_x = torch.empty_like(x)
+    for_x = x.new_empty(x.shape)
     channels = x.shape[-1] if x.ndim else 1
     for_shift, for_alpha = x.new_empty(2, _BLOCKS, channels)
     load().library.bq_elastic_gradient(

@@ -29,7 +29,7 @@ _SIGNATURES = {
     "bq_attention_rowmax": (c_int, [c_void_p, c_void_p, c_int]),
     "bq_attention_table": (c_int, [c_void_p, c_void_p, c_void_p, c_int]),
     "bq_elastic_levels": (c_int, [c_void_p, c_int]),
-    "bq_elastic_gradient": (c_int, [c_void_p, *[c_void_p] * 4, c_int64, c_int]),
+    "bq_elastic_gradient": (c_int, [*[c_void_p] * 5, c_int64, c_int]),
     "bq_embedding": (c_int, [c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int]),
 }
 

@@ -58,7 +58,7 @@ class SignedLevels(torch.autograd.Function):
         ctx.save_for_backward(x, shift, alpha)
         ctx.smooth = smooth
         if kernels := kernels_for(x, shift, alpha):
-            return kernels.levels(x, shift, alpha, 1, -1, 1)
+            return kernels.levels(x, shift, alpha, -1, 1)
         check_numbers(x)
         return (x >= -shift).to(x.dtype).mul_(2).sub_(1)
 
@@ -81,9 +81,11 @@ class UnitLevels(torch.autograd.Function):
     def forward(ctx, x: Tensor, shift: Tensor, alpha: Tensor, bits: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, shift, alpha)
         if bits is None and (kernels := kernels_for(x, shift, alpha)):
-            return kernels.levels(x, shift, alpha, 1, 0, 1)
-        check_numbers(x)
-        return (x > alpha / 2 - shift if bits is None else bits).to(x.dtype)
+            return kernels.levels(x, shift, alpha, 0, 1)
+        if bits is None:
+            check_numbers(x)
+            bits = x > alpha / 2 - shift
+        return bits.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

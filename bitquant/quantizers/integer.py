@@ -25,7 +25,7 @@ class IntegerLevels(torch.autograd.Function):
         ctx.save_for_backward(x, shift, alpha)
         ctx.range = low, high
         if kernels := kernels_for(x, shift, alpha):
-            return kernels.levels(x, shift, alpha, high.bit_length() + (low < 0), low, high)
+            return kernels.levels(x, shift, alpha, low, high)
         check_numbers(x)
         return torch.round((x + shift) / alpha).clamp_(low, high)
 

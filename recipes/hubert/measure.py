@@ -12,6 +12,7 @@ from bitquant.measure import milliseconds
 from bitquant.profiling import profile
 
 from .model import Hubert
+from .paper import EVERY_LAYER
 
 
 def measure_models(presets: Mapping[str, str], samples: int, *, say: Callable[[str], None] = lambda line: None,
@@ -35,8 +36,7 @@ def measure_models(presets: Mapping[str, str], samples: int, *, say: Callable[[s
         torch.manual_seed(0)
         model = Hubert.from_preset(preset).eval()
         packed = copy.deepcopy(model)
-        config = bitquant.QuantConfig.preset("bit-plus", depthwise="binary")  # every layer, as the paper
-        bitquant.quantize_(packed, config, wave)
+        bitquant.quantize_(packed, EVERY_LAYER, wave)
         shares[name] = bitquant.report(packed).share_binarized
         bitquant.convert_(packed)
         models[name, "float"], models[name, "packed"] = model, packed

@@ -1,4 +1,8 @@
-"""Table 1 as the paper prints it (arXiv 2311.02772), for comparison only: nothing is computed from these numbers."""
+"""What the paper (arXiv 2311.02772) says: its Table 1, for comparison only, and which layers it binarizes."""
+
+from bitquant import QuantConfig
+
+EVERY_LAYER = QuantConfig.preset("bit-plus", depthwise="binary")  # it leaves none in float
 
 COLUMNS = ("storage_mb", "flop_g", "bop_float_gi", "bop_quantized_gi", "time_1e4_s")
 

@@ -13,11 +13,10 @@ import click
 import torch
 from tabulate import tabulate
 
-from bitquant import QuantConfig
 from bitquant.profiling import CONSISTENT, PAPER, Convention, ProfiledLayer, profile
 
 from .config import load_config
-from .paper import COLUMNS, TABLE1
+from .paper import COLUMNS, EVERY_LAYER, TABLE1
 from .pretraining import HubertForPretraining
 
 SECONDS, SAMPLE_RATE = 10, 16_000
@@ -30,7 +29,6 @@ MODELS = {
     "Sparseformer-SW-S": "sparseformer_sw",
 }
 BINARY = "BQ-"
-EVERY_LAYER = QuantConfig.preset("bit-plus", depthwise="binary")  # the paper leaves none in float
 
 # The two vanilla rows repeat an earlier paper's, in half precision. Fitted: its BOPs lack the attention projections.
 PAPER_VANILLA = replace(

@@ -31,7 +31,7 @@ def test_float_student_and_packed_in_one_run(tiny_bert, text_file, tmp_path, mon
                 seen.update({name: model(**batch).last_hidden_state for name, model in models.items()})
             return {"norm": {name: seen[name].norm().item() for name in models}}
 
-        return run.Task(source, Sentences.read(text_file, source), score, run.RememberingTeacher(source.model))
+        return run.Task(source, Sentences.read(text_file, source), score)
 
     monkeypatch.setitem(run.TASKS, "minilm", task)
     arguments = ["minilm", "--work", tmp_path, "--steps", 2, "--widths", "w1a8", "--log", tmp_path / "log"]

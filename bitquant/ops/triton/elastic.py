@@ -14,7 +14,7 @@ from .levels import ROUND
 @triton.jit(debug=True)  # keeps the assertion in the compiled kernel
 def levels_kernel(
     x_ptr, shift_ptr, alpha_ptr, out_ptr, elements, channels,
-    SHIFT_STEP: tl.constexpr, BITS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK: tl.constexpr,
+    SHIFT_STEP: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < elements
@@ -22,7 +22,7 @@ def levels_kernel(
     tl.device_assert(x == x, "NaN reached a binarizer")
     shift = tl.load(shift_ptr + i % channels * SHIFT_STEP, mask=inside, other=0)
     alpha = tl.load(alpha_ptr)
-    if BITS > 1:
+    if HIGH > 1 or LOW < -1:
         r = tl.minimum(tl.maximum(tl.div_rn(x + shift, alpha), LOW), HIGH)
         r = (r + ROUND) - ROUND
     elif LOW < 0:
@@ -62,11 +62,11 @@ def gradient_kernel(
     tl.store(dalpha_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), -tl.sum(dalpha, 0))
 
 
-def levels(x: Tensor, shift: Tensor, alpha: Tensor, bits: int, low: int, high: int) -> Tensor:
+def levels(x: Tensor, shift: Tensor, alpha: Tensor, low: int, high: int) -> Tensor:
     """x fp32, any shape -> levels fp32 in {low..high} of that shape; NaN stops the device."""
     x, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype, device=x.device)
     levels_kernel[(ceil_div(x.numel(), 1024),)](
-        x, shift, alpha, out, x.numel(), shift.numel(), int(shift.numel() > 1), bits, low, high, BLOCK=1024, **PLAIN
+        x, shift, alpha, out, x.numel(), shift.numel(), int(shift.numel() > 1), low, high, BLOCK=1024, **PLAIN
     )
     return out
 

@@ -140,7 +140,7 @@ def test_kernels_that_make_bits_keep_their_nan_check(target):
         ),
         compile_for(
             target, levels_kernel, x_ptr="*fp32", shift_ptr="*fp32", alpha_ptr="*fp32", out_ptr="*fp32",
-            elements="i32:16", channels="i32:16", SHIFT_STEP=1, BITS=1, LOW=-1, HIGH=1, BLOCK=1024, num_warps=4,
+            elements="i32:16", channels="i32:16", SHIFT_STEP=1, LOW=-1, HIGH=1, BLOCK=1024, num_warps=4,
         ),
     ]  # fmt: skip
     for compiled in made:

@@ -1,4 +1,4 @@
-"""The quantizers' kernels against plain torch: levels and the gradient of the input equal, sums over rows close."""
+"""The native kernels of training quantizers: levels and input gradients equal plain torch, sums over rows are close."""
 
 import pytest
 import torch
@@ -17,16 +17,6 @@ FUNCTIONS = {
 }
 
 
-@pytest.fixture(params=library.instruction_sets() or [None])
-def isa(request):
-    if request.param is None:
-        pytest.skip(library.unavailable_reason())
-    before = library.instruction_set()
-    library.use_instruction_set(request.param)
-    yield request.param
-    library.use_instruction_set(before)
-
-
 def trained(function, backend, x, shift, alpha, grad):
     """Levels and the gradients of the three arguments."""
     leaves = [t.clone().requires_grad_() for t in (x, shift, alpha)]
@@ -39,7 +29,7 @@ def trained(function, backend, x, shift, alpha, grad):
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS.keys())
 @pytest.mark.parametrize("shape", [(1, 1), (5,), (3, 63), (2, 7, 100), (40, 1000), (1000, 3)])
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_native_equals_plain(isa, function, shape, per_channel):
+def test_native_equals_plain(isa, poison, function, shape, per_channel):
     torch.manual_seed(0)
     alpha = torch.tensor(0.7)
     x, grad = torch.randn(shape), torch.randn(shape)
@@ -53,7 +43,7 @@ def test_native_equals_plain(isa, function, shape, per_channel):
         torch.testing.assert_close(native[3], plain[3], rtol=1e-4, atol=1e-3)
 
 
-def test_layouts_that_are_not_dense(isa):
+def test_layouts_that_are_not_dense(isa, poison):
     torch.manual_seed(0)
     x, shift, alpha = torch.randn(30, 8).T, torch.randn(60)[::2], torch.tensor(0.5)
     grad = torch.ones(1, 1).expand(8, 30)
