@@ -125,6 +125,8 @@ def run(
         ``losses`` (means of equal parts of the training), minutes, sizes and times.
     """
     training = {key: value for key, value in training.items() if value is not None}
+    if "chain" not in training:
+        training.pop("stage_teacher", None)  # who teaches the stages after the first
     settings = {"task": kind, "recipe": RECIPE, "config": config.to_dict(), "seconds": seconds}
     settings |= {"max_length": max_length, **training}
     settings.pop("checkpoint_every", None)
