@@ -11,7 +11,7 @@ import tempfile
 import torch
 
 import bitquant
-from benchmarks.encoders import FRAMES, encoder, packed
+from benchmarks.transformer import FRAMES, encoder, packed
 
 
 def peak_megabytes(shape, directory):

@@ -16,8 +16,8 @@ from tabulate import tabulate
 from torch.nn.functional import mse_loss
 
 import bitquant
-from benchmarks.encoders import FRAMES, SHAPES, encoder
 from benchmarks.timing import median_times
+from benchmarks.transformer import FRAMES, SHAPES, encoder
 from bitquant.nn.training import fast_gradients
 
 FLOAT, DISTILLATION = "float", "distillation, w1a1"

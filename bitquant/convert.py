@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from bitquant.coverage import is_packed, record_of
+from bitquant.coverage import is_packed
 from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitFunctionalLinear, BitLinear
 from bitquant.nn.weights import QuantizedWeight
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
 from bitquant.packed.functional import drop_parameters_
 from bitquant.packed.structure import replace_everywhere_
+from bitquant.record import record_of
 from bitquant.widths import widths_of
 
 PACKED = {BitLinear: PackedLinear, BitConv: PackedConv, BitEmbedding: PackedEmbedding}

@@ -2,87 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from tabulate import tabulate
 from torch import nn
 
+from bitquant.capture import discover, owners
 from bitquant.config import QuantConfig
-
-
-@dataclass
-class Row:
-    """One contraction: where it is, how much it computes, at which widths, and why it stays float if it does.
-
-    ``macs`` are multiply-accumulates of one run on the example inputs; ``traced`` is how it was reached: ``module``
-    (the layer itself), ``fx`` (a traced owner) or ``fall-back`` (interception without a graph); ``reason`` is one of
-    ``bitquant.plan.REASONS`` and ``note`` what is special about this one, such as why its owner has no graph.
-    """
-
-    path: str
-    kind: str
-    role: str
-    shapes: list[list[int]]
-    macs: int
-    traced: str | None
-    reason: str | None
-    weight_bits: int | None = None
-    activation_bits: int = 32
-    note: str | None = None
-
-    @property
-    def binarized(self) -> bool:
-        """Whether its operands are 1 bit: weight and input of a layer, both inputs of a product."""
-        widths = [self.weight_bits] if self.kind == "embedding" else [self.weight_bits or 1, self.activation_bits]
-        return self.reason is None and max(widths) == 1
-
-    @classmethod
-    def of(cls, site, config: QuantConfig | None, reason: str | None, note: str | None = None) -> Row:
-        """The row of a capture ``Site``: quantized by ``config``, or left in float for a ``reason``."""
-        shapes = [list(shape) for shape in site.shapes]
-        row = cls(site.path, site.kind, site.role, shapes, site.macs, site.traced, reason, note=note)
-        row.set_bits(config)
-        return row
-
-    def set_bits(self, config: QuantConfig | None) -> None:
-        """Note the widths of a configuration; None for float."""
-        weighted = self.role in ("weight", "parameter")
-        self.weight_bits = (config.weight_bits if config else 32) if weighted else None
-        self.activation_bits = config.activation_bits if config and self.kind != "embedding" else 32
-
-
-@dataclass
-class Record:
-    """What ``quantize_`` did to a model; kept on the model and stored in its checkpoint."""
-
-    config: QuantConfig
-    rows: list[Row]
-    total_macs: int
-    blocks: list[str] = field(default_factory=list)
-    relu: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "config": self.config.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Record:
-        rows = [Row(**row) for row in data["rows"]]
-        config = QuantConfig.from_dict(data["config"])
-        return cls(config, rows, int(data["total_macs"]), list(data["blocks"]), list(data["relu"]))
-
-
-def record_of(model: nn.Module) -> Record:
-    """The record ``quantize_`` left on a model. ValueError when the model was never quantized."""
-    record = getattr(model, "_bitquant", None)
-    if not isinstance(record, Record):
-        raise ValueError("this model is not quantized: call bitquant.quantize_(model, config, example_inputs) first")
-    return record
+from bitquant.packed.structure import PACKED_CHILDREN, REPLACED
+from bitquant.plan import DIFFERS, Plan
+from bitquant.record import Record, Row, record_of
 
 
 def is_packed(model: nn.Module) -> bool:
     """Whether ``convert_`` packed layers of a model."""
-    from bitquant.packed.structure import PACKED_CHILDREN, REPLACED
-
     kinds = (*PACKED_CHILDREN.values(), *REPLACED.values())
     return any(isinstance(module, kinds) for module in model.modules())
 
@@ -130,8 +64,6 @@ class Report:
         }
 
     def __str__(self) -> str:
-        from tabulate import tabulate
-
         lines = [
             [
                 row.path,
@@ -165,9 +97,6 @@ def report(model: nn.Module, example_inputs: Any = None) -> Report:
     if isinstance(getattr(model, "_bitquant", None), Record):
         record = record_of(model)
         return Report(_as_they_run(model, record.rows), record.total_macs)
-    from bitquant.capture import discover
-    from bitquant.plan import Plan
-
     discovery = discover(model, example_inputs)
     plan = Plan(model, discovery, QuantConfig.preset("bit-plus"))
     return Report(plan.rows(), discovery.total_macs)
@@ -175,9 +104,6 @@ def report(model: nn.Module, example_inputs: Any = None) -> Report:
 
 def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
     """The rows with what became of their owners since: a call of another kind may have made one fall back."""
-    from bitquant.capture import owners
-    from bitquant.plan import DIFFERS
-
     live, now = owners(model), []
     for row in rows:
         owner, _, name = row.path.rpartition(".")

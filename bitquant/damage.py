@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from bitquant.config import QuantConfig
-from bitquant.coverage import record_of
 from bitquant.distillation.losses import output_loss
 from bitquant.inputs import padding_mask, run
 from bitquant.quantize import calibrate_, quantize_
+from bitquant.record import record_of
 
 KEPT_BITS = 8
 

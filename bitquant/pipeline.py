@@ -7,12 +7,13 @@ from pathlib import Path
 
 from bitquant.checkpoint import check_target, digest_file, save
 from bitquant.convert import convert_
-from bitquant.coverage import record_of, report
+from bitquant.coverage import report
 from bitquant.distillation import distill
 from bitquant.fidelity import fidelity, outputs
 from bitquant.fresh import measure_fresh
 from bitquant.measure import megabytes
 from bitquant.quantize import calibrate_, quantize_
+from bitquant.record import record_of
 from bitquant.sources import PREPROCESSOR, TOKENIZER, weight_files
 from bitquant.training_directory import TrainingDirectory, digest
 

@@ -12,8 +12,8 @@ from bitquant.blocks import encoder_blocks, within
 from bitquant.capture import Discovery, Site
 from bitquant.capture.discover import module_kind
 from bitquant.config import QuantConfig
-from bitquant.coverage import Row
 from bitquant.forms import has_form
+from bitquant.record import Row
 
 # The closed list of reasons why a contraction stays float; what is special about one is its row's note.
 KEPT = "kept by the configuration"

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from bitquant.activations import replace_by_relu_
 from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
 from bitquant.config import QuantConfig
-from bitquant.coverage import Record
 from bitquant.forms import quantize_layer_, quantized_product
 from bitquant.inputs import padding_mask, run
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
+from bitquant.record import Record
 
 
 def quantize_(

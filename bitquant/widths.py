@@ -8,7 +8,8 @@ import re
 
 from torch import nn
 
-from bitquant.coverage import record_of, require_student
+from bitquant.coverage import require_student
+from bitquant.record import record_of
 
 CHAINS = {"bit": "w1a2,w1a1"}  # BiT: from the float model by W1A2 to W1A1 (bit.md 5.1)
 

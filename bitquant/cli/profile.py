@@ -32,10 +32,10 @@ def profile(model, seconds, tokens, widths, preset, convention, attention, devic
     """
     import json
 
-    from bitquant.coverage import Record
     from bitquant.profiling import profile as measure
     from bitquant.profiling.inputs import inputs_for
     from bitquant.profiling.table import comparison, table
+    from bitquant.record import Record
 
     bits = parse_widths(widths)
     loaded = find_model(model)

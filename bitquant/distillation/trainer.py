@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitquant.coverage import record_of, require_student
+from bitquant.coverage import require_student
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
 from bitquant.distillation.losses import hidden_loss, output_loss
@@ -24,6 +24,7 @@ from bitquant.nn import training
 from bitquant.quantize import calibrate_
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.quantizers.elastic import NAN_MESSAGE
+from bitquant.record import record_of
 from bitquant.widths import Widths, parse_chain, set_widths_, widths_of
 
 CALIBRATION_BATCHES = 8

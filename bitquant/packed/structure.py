@@ -10,13 +10,13 @@ from torch import nn
 from bitquant.activations import set_relu_
 from bitquant.capture import mutate_class_, owners, restore_owner_
 from bitquant.config import QuantConfig
-from bitquant.coverage import Record, record_of
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.conv import PackedConv
 from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.functional import PackedFunctionalLinear, drop_parameters_
 from bitquant.packed.linear import PackedLinear
+from bitquant.record import Record, record_of
 
 # by how a module is put back: in place, as a child of its owner, or in the place of a float layer
 MUTATED = {cls.__name__: cls for cls in (BitLinear, BitConv, BitEmbedding)}

@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from bitquant.config import QuantConfig
-from bitquant.coverage import Record
 from bitquant.profiling.calls import quantized_kind
 from bitquant.profiling.convention import CONVENTIONS, Convention, Count
 from bitquant.profiling.device import DEVICES, Device
 from bitquant.profiling.work import Work, work_of
+from bitquant.record import Record
 
 TEBI = 2.0**40
 

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from bitquant.capture import Site, discover
 from bitquant.capture.fallback import innermost_module
 from bitquant.config import QuantConfig
-from bitquant.coverage import Record, record_of
 from bitquant.plan import Plan
 from bitquant.profiling.calls import quantized_sites
+from bitquant.record import Record, record_of
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from benchmarks import encoders, rivals, timing, waveform
+from benchmarks import encoders, rivals, timing, transformer, waveform
 from bitquant.ops import library, native
 
 TINY = {"2x32": (2, 32, 2, 48)}
@@ -16,7 +16,8 @@ TINY = {"2x32": (2, 32, 2, 48)}
 
 @pytest.fixture
 def tiny_encoders(monkeypatch):
-    monkeypatch.setattr(encoders, "SHAPES", TINY)
+    for module in (encoders, transformer):
+        monkeypatch.setattr(module, "SHAPES", TINY)
 
 
 @pytest.fixture
@@ -46,10 +47,9 @@ def test_missing_onnx_runtime_is_said(tiny_encoders, monkeypatch):
 
 
 @torch.inference_mode()
-def test_rivals_compute_what_the_model_does():
+def test_rivals_compute_what_the_model_does(tiny_encoders):
     torch.manual_seed(0)
-    model, x = encoders.LastState(encoders.build_encoder(kind="transformer", layers=1, dim=32, heads=2, ffn=48)), None
-    model, x = model.eval(), torch.randn(1, 40, 32)
+    model, x = transformer.encoder("2x32"), torch.randn(1, 40, 32)
     expected = model(x)
     for form in (rivals.in_int8(model), rivals.InBfloat16(model)):
         assert torch.cosine_similarity(form(x), expected, dim=-1).min() > 0.99
