@@ -40,14 +40,19 @@ def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def row(runs: list[dict[str, Any]]) -> list[str]:
-    """Runs that differ by their seed: rate, minutes, size and time of one, and each measure, mean and spread."""
+    """Runs that differ by their seed: rate, minutes, each measure, mean and spread, size, and the times of a sample.
+
+    The times are of one sample of the greatest length, float and packed in turns, at the run where both were quickest.
+    """
     one = runs[0]
     cells = [f"{one['settings']['lr']:g}", f"{statistics.fmean(run['minutes'] for run in runs):.0f}"]
     for measure in one["measured"]:
         values = [100 * run["measured"][measure]["packed"] for run in runs]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         cells.append(f"{statistics.fmean(values):.1f}{spread} %")
-    return [*cells, f"{one['megabytes']['after']:.2f}"]
+    alone = [[timing for timing in run["milliseconds"] if timing["batch"] == 1][-1] for run in runs]
+    times = min(alone, key=lambda timing: timing["before"] + timing["after"])
+    return [*cells, f"{one['megabytes']['after']:.2f}", f"{times['before']:.1f} to {times['after']:.1f}"]
 
 
 @click.command()
@@ -78,9 +83,9 @@ def main(kind, work, log, rates, seeds, **options):
         if not rows:
             measures = list(runs[0]["measured"])
             floats = [f"{100 * values['float']:.1f} %" for values in runs[0]["measured"].values()]
-            rows.append(["float", "", "", "", *floats, f"{runs[0]['megabytes']['before']:.2f}"])
+            rows.append(["float", "", "", "", *floats, f"{runs[0]['megabytes']['before']:.2f}", ""])
         rows.append([preset, widths.upper(), *row(runs)])
-    headers = ("preset", "widths", "lr", "minutes", *measures, "MB")
+    headers = ("preset", "widths", "lr", "minutes", *measures, "MB", "ms")
     click.echo(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
 
 

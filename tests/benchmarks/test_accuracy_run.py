@@ -97,6 +97,7 @@ def test_table_takes_the_best_rate_of_the_dev_part_and_spreads_over_seeds():
             "measured": {"measure": {"float": 0.4, "packed": packed}},
             "minutes": 2.0,
             "megabytes": {"before": 9.0, "after": 1.0},
+            "milliseconds": [{"batch": batch, "before": 8.0, "after": batch + seed} for batch in (1, 2)],
         }
 
     runs = [found("minilm", 0.002, 0.1, 0.3), found("minilm", 0.004, 0.2, 0.1)]
@@ -104,8 +105,8 @@ def test_table_takes_the_best_rate_of_the_dev_part_and_spreads_over_seeds():
     runs = [found("hama", 0.002, 0.1, 0.3), found("hama", 0.004, 0.2, 0.1)]
     assert table.best(runs)["settings"]["lr"] == 0.002
     seeds = [found("hama", 0.002, 0.1, packed, seed) for seed, packed in enumerate((0.2, 0.3, 0.4))]
-    assert table.row(seeds) == ["0.002", "2", "30.0 ± 10.0 %", "1.00"]
-    assert table.row(seeds[:1]) == ["0.002", "2", "20.0 %", "1.00"]
+    assert table.row(seeds) == ["0.002", "2", "30.0 ± 10.0 %", "1.00", "8.0 to 1.0"]
+    assert table.row(seeds[:1]) == ["0.002", "2", "20.0 %", "1.00", "8.0 to 1.0"]
 
 
 def test_recordings_are_joined_to_utterances_of_a_mean_length():
