@@ -39,10 +39,10 @@ def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return max(runs, key=quality)
 
 
-def row(runs: list[dict[str, Any]]) -> list[str]:
+def row(runs: list[dict[str, Any]], timed: list[dict[str, Any]]) -> list[str]:
     """Runs that differ by their seed: rate, minutes, each measure, mean and spread, size, and the times of a sample.
 
-    The times are of one sample of the greatest length, float and packed in turns, at the run where both were quickest.
+    The times are of one sample of the greatest length, float and packed in turns, in the quickest run of ``timed``.
     """
     one = runs[0]
     cells = [f"{one['settings']['lr']:g}", f"{statistics.fmean(run['minutes'] for run in runs):.0f}"]
@@ -50,9 +50,9 @@ def row(runs: list[dict[str, Any]]) -> list[str]:
         values = [100 * run["measured"][measure]["packed"] for run in runs]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         cells.append(f"{statistics.fmean(values):.1f}{spread} %")
-    alone = [[timing for timing in run["milliseconds"] if timing["batch"] == 1][-1] for run in runs]
+    alone = [[timing for timing in run["milliseconds"] if timing["batch"] == 1][-1] for run in timed]
     times = min(alone, key=lambda timing: timing["before"] + timing["after"])
-    return [*cells, f"{one['megabytes']['after']:.2f}", f"{times['before']:.1f} to {times['after']:.1f}"]
+    return [*cells, f"{one['megabytes']['after']:.2f}", f"{times['before']:.1f}, {times['after']:.1f}"]
 
 
 @click.command()
@@ -77,15 +77,16 @@ def main(kind, work, log, rates, seeds, **options):
         def once(lr: float, seed: int, config: QuantConfig = config) -> dict[str, Any]:
             return run(kind, config, work, log=log, lr=lr, seed=seed, overwrite=True, **options)
 
-        runs = [best([once(float(rate), 0) for rate in rates.split(",")])]
+        at_rates = [once(float(rate), 0) for rate in rates.split(",")]
+        runs = [best(at_rates)]
         if widths == COMPARED:
             runs += [once(runs[0]["settings"]["lr"], seed) for seed in range(1, seeds)]
         if not rows:
             measures = list(runs[0]["measured"])
             floats = [f"{100 * values['float']:.1f} %" for values in runs[0]["measured"].values()]
             rows.append(["float", "", "", "", *floats, f"{runs[0]['megabytes']['before']:.2f}", ""])
-        rows.append([preset, widths.upper(), *row(runs)])
-    headers = ("preset", "widths", "lr", "minutes", *measures, "MB", "ms")
+        rows.append([preset, widths.upper(), *row(runs, at_rates + runs[1:])])
+    headers = ("preset", "widths", "lr", "minutes", *measures, "MB", "ms, float and packed")
     click.echo(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
 
 

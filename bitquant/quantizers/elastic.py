@@ -82,10 +82,8 @@ class UnitLevels(torch.autograd.Function):
         ctx.save_for_backward(x, shift, alpha)
         if bits is None and (kernels := kernels_for(x, shift, alpha)):
             return kernels.levels(x, shift, alpha, 0, 1)
-        if bits is None:
-            check_numbers(x)
-            bits = x > alpha / 2 - shift
-        return bits.to(x.dtype)
+        check_numbers(x)  # also where integers decide: the NaN of a scale shows in the softmax alone
+        return (x > alpha / 2 - shift if bits is None else bits).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

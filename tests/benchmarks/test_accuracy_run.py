@@ -40,6 +40,7 @@ def test_float_student_and_packed_in_one_run(tiny_bert, text_file, tmp_path, mon
     assert torch.equal(seen["student"], seen["packed"]) and not torch.equal(seen["float"], seen["student"])
     line = json.loads((tmp_path / "log").read_text())
     assert line["settings"]["config"]["activation_bits"] == 8 and len(line["losses"]) == 2
+    assert "stage_teacher" not in line["settings"]  # nobody teaches a stage that is not there
     assert set(line["measured"]["norm"]) == {"float", "student", "packed"} and set(line["dev"]["norm"]) == {"student"}
     monkeypatch.setitem(run.TASKS, "minilm", None)  # what is in the log is not run again
     again = CliRunner().invoke(run.main, [str(argument) for argument in arguments], catch_exceptions=False)
@@ -105,8 +106,8 @@ def test_table_takes_the_best_rate_of_the_dev_part_and_spreads_over_seeds():
     runs = [found("hama", 0.002, 0.1, 0.3), found("hama", 0.004, 0.2, 0.1)]
     assert table.best(runs)["settings"]["lr"] == 0.002
     seeds = [found("hama", 0.002, 0.1, packed, seed) for seed, packed in enumerate((0.2, 0.3, 0.4))]
-    assert table.row(seeds) == ["0.002", "2", "30.0 ± 10.0 %", "1.00", "8.0 to 1.0"]
-    assert table.row(seeds[:1]) == ["0.002", "2", "20.0 %", "1.00", "8.0 to 1.0"]
+    assert table.row(seeds, seeds[1:]) == ["0.002", "2", "30.0 ± 10.0 %", "1.00", "8.0, 2.0"]
+    assert table.row(seeds[:1], seeds) == ["0.002", "2", "20.0 %", "1.00", "8.0, 1.0"]
 
 
 def test_recordings_are_joined_to_utterances_of_a_mean_length():

@@ -77,6 +77,11 @@ def test_nan_is_refused(backend, function):
         function(x, torch.zeros(100), torch.tensor(0.5))
 
 
+def test_nan_is_refused_where_the_levels_are_given():
+    with pytest.raises(RuntimeError, match="NaN reached a binarizer"):
+        unit_levels(torch.full((2, 3), torch.nan), torch.zeros(()), torch.tensor(0.5), torch.ones(2, 3, dtype=bool))
+
+
 @pytest.mark.parametrize("backend", ["native", "naive"])
 def test_other_dtypes_and_views(backend):
     if backend == "native" and library.unavailable_reason():
