@@ -72,6 +72,8 @@ class QuantConfig:
         depthwise: ``"float"`` leaves depthwise convolutions as they are: each output sums a few products only, so that
             one bit loses most there, while they hold few of a model's weights. ``"binary"``: as other layers. A rule
             for some of them sets this field.
+        low_rank: rank of a float path (fp16 in the file) beside each 1-bit product of a linear layer or pointwise
+            convolution: it takes the few directions that hold most of the input, and the bits take the rest. 0: none.
         embeddings: binarize token embedding tables.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
         modules_to_not_convert: modules left in float: exact name, a suffix of it at a dot, or ``"re:..."``.
@@ -98,6 +100,7 @@ class QuantConfig:
     relu: bool = False
     signed_init: float = 1.0
     depthwise: str = "float"
+    low_rank: int = 0
     embeddings: bool = True
     float_embeddings: str = r".*(position|token_type|segment|relative|rel_|bias).*"
     modules_to_not_convert: tuple[str, ...] = ()
@@ -136,6 +139,8 @@ class QuantConfig:
         for key in ("weight_scale_learnable", "relu", "embeddings"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} must be true or false; got {getattr(self, key)!r}")
+        if not isinstance(self.low_rank, int) or isinstance(self.low_rank, bool) or self.low_rank < 0:
+            raise ValueError(f"low_rank must be a whole number from 0; got {self.low_rank!r}")
         for key in ("attention_keep", "signed_init"):
             if not isinstance(getattr(self, key), (int, float)) or isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} must be a number; got {getattr(self, key)!r}")

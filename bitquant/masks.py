@@ -29,3 +29,11 @@ def mask_for(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
         return None
     places = (torch.arange(shape[1], device=mask.device) * 2 + 1) * mask.shape[1] // (2 * shape[1])
     return mask[:, places]
+
+
+def valid_tokens(z: Tensor, valid: Tensor | None) -> Tensor:
+    """The elements of z, (batch, time, channels) or (batch, heads, time, channels), at valid (batch, time) tokens; a
+    mask of more samples than z has frames is read at the frames' places. z itself without a mask."""
+    tokens = z.transpose(1, 2) if z.ndim == 4 else z
+    mask = mask_for(valid, tokens.shape) if tokens.ndim >= 3 else None
+    return z if mask is None else tokens[mask]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -28,8 +29,9 @@ UNREACHED = "out of reach of the rewriting"
 DIFFERS = "its module would compute something else if rewritten"
 UNSEEN = "not run by the example inputs"
 READ = "its weight is read directly by other code"
+BESIDE = "the float path beside a 1-bit layer"
 DEPTHWISE = "depthwise: one bit loses most there"  # a note
-REASONS = (KEPT, STEM, HEAD, JOINT, POSITIONS, TIED, PARAMETER, UNSUPPORTED, UNREACHED, DIFFERS, UNSEEN, READ)
+REASONS = (KEPT, STEM, HEAD, JOINT, POSITIONS, TIED, PARAMETER, UNSUPPORTED, UNREACHED, DIFFERS, UNSEEN, READ, BESIDE)
 
 
 class Decision(NamedTuple):
@@ -77,6 +79,17 @@ class Plan:
                 read = any("" in self.discovery.readers.get(name, ()) for name in own)
                 reason = KEPT if self.config.for_module(path) is None else READ if read else UNSEEN
                 rows.append(Row.of(Site(path, path, "", module_kind(module), "weight"), None, reason))
+        return rows
+
+    def rows_beside(self) -> list[Row]:
+        """A row for every float path that the rewriting put beside a layer."""
+        rows = []
+        for site in self.discovery.sites:
+            layer = self.model.get_submodule(site.path) if self.decide(site).config else None
+            if (beside := getattr(layer, "low_rank", None)) is not None:
+                macs = beside.macs(site.macs // (beside.down.shape[1] * beside.up.shape[0]))
+                path = replace(site, path=f"{site.path}.low_rank", role="low-rank", macs=macs)
+                rows.append(Row.of(path, None, BESIDE))
         return rows
 
     def _decide(self, site: Site) -> Decision:

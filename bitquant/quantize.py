@@ -14,6 +14,7 @@ from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, 
 from bitquant.config import QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
 from bitquant.inputs import padding_mask, run
+from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.record import Record
@@ -46,7 +47,9 @@ def quantize_(
             replaced = replace_by_relu_(model, Plan(model, discovery, config).blocks)
             discovery = discover(model, example_inputs)
         plan = _swap_(model, discovery, config, example_inputs)
-        model._bitquant = Record(config, plan.rows(), discovery.total_macs, plan.blocks, replaced)
+        beside = plan.rows_beside()
+        total_macs = discovery.total_macs + sum(row.macs for row in beside)
+        model._bitquant = Record(config, plan.rows() + beside, total_macs, plan.blocks, replaced)
         calibrate_(model, [example_inputs])
     except BaseException:
         before.restore()
@@ -84,23 +87,26 @@ def _resolve(config) -> QuantConfig:
 
 
 @torch.no_grad()
-def calibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Set the scale of every activation binarizer from data, in place: one forward a batch, running means.
+def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = True) -> None:
+    """Set the scale of every activation binarizer from data, in place: one forward a batch, running means. The float
+    paths of ``QuantConfig.low_rank`` start again from the directions that hold most of the data.
 
     Args:
         batches: inputs as for ``example_inputs``. In a dict, a 0/1 ``attention_mask`` (batch, time) or (batch, samples)
             keeps padding out of the statistics.
+        low_rank: False leaves those paths as they are, for a student that was trained already.
 
     Raises:
         ValueError: there are no batches.
     """
-    quantizers = [m for m in model.modules() if isinstance(m, ActivationQuantizer)]
+    kinds = (ActivationQuantizer, LowRank) if low_rank else ActivationQuantizer
+    observers = [m for m in model.modules() if isinstance(m, kinds)]
     training = {m: m.training for m in model.modules()}
     model.eval()
     batch = None
     try:
         for batch in batches:
-            with _observing(quantizers, padding_mask(batch)):
+            with _observing(observers, padding_mask(batch)):
                 run(model, batch)
     finally:
         for module, mode in training.items():
@@ -110,14 +116,14 @@ def calibrate_(model: nn.Module, batches: Iterable[Any]) -> None:
 
 
 @contextmanager
-def _observing(quantizers: list[ActivationQuantizer], valid: Tensor | None):
-    for quantizer in quantizers:
-        quantizer.observing, quantizer.valid = True, valid
+def _observing(observers: list[ActivationQuantizer | LowRank], valid: Tensor | None):
+    for observer in observers:
+        observer.observing, observer.valid = True, valid
     try:
         yield
     finally:
-        for quantizer in quantizers:
-            quantizer.observing, quantizer.valid = False, None
+        for observer in observers:
+            observer.observing, observer.valid = False, None
 
 
 __all__ = ["CaptureError", "calibrate_", "quantize_"]

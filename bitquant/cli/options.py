@@ -22,6 +22,12 @@ def training(steps):
         click.option("--widths", metavar="W1A8", help="Bits of weights and activations.  [default: w1a1]"),
         click.option("--chain", metavar="LIST", help="Train in stages, as in w1a8,w1a4,w1a1; bit for BiT's w1a2,w1a1."),
         click.option(
+            "--low-rank",
+            type=click.IntRange(min=0),
+            metavar="RANK",
+            help="A float path of this rank beside each 1-bit linear layer.  [default: none]",
+        ),
+        click.option(
             "--stage-teacher",
             type=click.Choice(["float", "previous"]),
             default="float",
@@ -63,7 +69,7 @@ def training(steps):
     return add
 
 
-def configuration(preset, config_file, skip, widths, chain):
+def configuration(preset, config_file, skip, widths, chain, low_rank):
     """The QuantConfig that the options describe; a chain's is that of its last stage."""
     import dataclasses
 
@@ -81,4 +87,6 @@ def configuration(preset, config_file, skip, widths, chain):
         config = QuantConfig.preset(preset or "bit-plus")
     bits = parse_widths(widths) if widths else parse_chain(chain)[-1] if chain else None
     changes = dataclasses.asdict(bits) if bits else {}
+    if low_rank is not None:
+        changes["low_rank"] = low_rank
     return dataclasses.replace(config, modules_to_not_convert=(*config.modules_to_not_convert, *skip), **changes)

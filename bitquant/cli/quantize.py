@@ -40,7 +40,22 @@ def quantize(model, weights, data, out, max_length, max_seconds, **options):
     run(find, read, out, **options)
 
 
-def run(find_model, read, out, *, overwrite, resume, as_json, preset, config_file, skip, widths, chain, **options):
+def run(
+    find_model,
+    read,
+    out,
+    *,
+    overwrite,
+    resume,
+    as_json,
+    preset,
+    config_file,
+    skip,
+    widths,
+    chain,
+    low_rank,
+    **options,
+):
     """Runs ``bitquant.pipeline.binarize`` with a progress bar and prints what it measured; cheap checks go first.
 
     Args:
@@ -54,7 +69,7 @@ def run(find_model, read, out, *, overwrite, resume, as_json, preset, config_fil
     from bitquant.sources import open_source
     from bitquant.training_directory import TrainingDirectory
 
-    config = configuration(preset, config_file, skip, widths, chain)
+    config = configuration(preset, config_file, skip, widths, chain, low_rank)
     check_target(out, overwrite=overwrite)
     TrainingDirectory(out).check(resume=resume, overwrite=overwrite)
     found = find_model()

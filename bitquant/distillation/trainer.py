@@ -139,7 +139,7 @@ def _enter(student: nn.Module, widths: Widths, batches: Iterable[Any], *, calibr
         for quantizer in student.modules():
             if isinstance(quantizer, ActivationQuantizer):
                 quantizer.forget()
-        calibrate_(student, itertools.islice(batches, CALIBRATION_BATCHES))
+        calibrate_(student, itertools.islice(batches, CALIBRATION_BATCHES), low_rank=False)
 
 
 class _Stage:

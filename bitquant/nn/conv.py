@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bitquant.nn.exact import exact, scaled
+from bitquant.nn.exact import scaled
 from bitquant.nn.training import in_int8, integer_product
 from bitquant.nn.weights import QuantizedLayer
 
@@ -23,25 +23,27 @@ class BitConv(QuantizedLayer):
 
     @property
     def pointwise(self) -> bool:
-        """Whether it is a linear layer over the channels."""
         return {*self.kernel_size, *self.stride, self.groups} == {1} and (
             self.padding in ("valid", "same") or set(self.padding) == {0}
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        with exact(x):
-            space = len(self.kernel_size)
-            by_channel = x.movedim(-space - 1, -1)
-            levels, alpha = self.input_quantizer(by_channel)
-            valid = (by_channel != 0).any(-1, keepdim=True)
-            levels = levels * valid
-            weight, scale = self.weight_quantizer(self.weight)
-            if self.pointwise and in_int8(levels, inputs=self.input_quantizer, weights=self.weight_quantizer):
-                product = integer_product(levels, weight.flatten(1)).movedim(-1, -space - 1)
-            else:
-                product = self._conv_forward(levels.movedim(-1, -space - 1), weight, None)
-            # one layout for every backend: float operations that follow may round by their memory layout
-            product = product.contiguous()
-            scale = (alpha * scale).view(-1, *[1] * space)
-            bias = None if self.bias is None else self.bias.view(-1, *[1] * space)
-            return scaled(product, scale, bias).to(x.dtype)
+    @property
+    def channel_dim(self) -> int:
+        return -len(self.kernel_size) - 1
+
+    def product(self, x: Tensor) -> Tensor:
+        space, channels = len(self.kernel_size), self.channel_dim
+        by_channel = x.movedim(channels, -1)
+        levels, alpha = self.input_quantizer(by_channel)
+        valid = (by_channel != 0).any(-1, keepdim=True)
+        levels = levels * valid
+        weight, scale = self.weight_quantizer(self.weight)
+        if self.pointwise and in_int8(levels, inputs=self.input_quantizer, weights=self.weight_quantizer):
+            product = integer_product(levels, weight.flatten(1)).movedim(-1, channels)
+        else:
+            product = self._conv_forward(levels.movedim(-1, channels), weight, None)
+        # one layout for every backend: float operations that follow may round by their memory layout
+        product = product.contiguous()
+        scale = (alpha * scale).view(-1, *[1] * space)
+        bias = None if self.bias is None else self.bias.view(-1, *[1] * space)
+        return scaled(product, scale, bias)

@@ -8,6 +8,7 @@ from torch import Tensor
 from bitquant.config import QuantConfig
 from bitquant.nn.activation import activation_quantizer
 from bitquant.nn.exact import exact, scaled
+from bitquant.nn.low_rank import LowRank
 from bitquant.nn.training import level_product
 from bitquant.quantizers import OptionalState, WeightQuantizer
 
@@ -39,7 +40,11 @@ class BitFunctionalLinear(OptionalState):
     ):
         super().__init__()
         self.shape, self.parameter, self.transposed, self.matmul = tuple(shape), parameter, transposed, matmul
-        self.input_quantizer = activation_quantizer(config, nonnegative=nonnegative, channels=shape[1], device=device)
+        self.low_rank = LowRank.beside(self.shape, config.low_rank, device)
+        # what a path leaves of an input has both signs
+        self.input_quantizer = activation_quantizer(
+            config, nonnegative=nonnegative and self.low_rank is None, channels=shape[1], device=device
+        )
         self.weight_quantizer = WeightQuantizer(
             torch.zeros(self.shape, device=device),
             granularity=config.weight_scale,
@@ -50,9 +55,11 @@ class BitFunctionalLinear(OptionalState):
         self.unstarted = True  # the weight scale starts from the weight of the first call
 
     def start(self, weight: Tensor) -> None:
-        """Start the learnable weight scale, once, and again after a float checkpoint was loaded."""
+        """Start what begins at the weight, once, and again after a float checkpoint was loaded."""
         if self.unstarted:
             self.weight_quantizer.reset(weight)
+            if self.low_rank is not None:
+                self.low_rank.start(weight)
             self.unstarted = False
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
@@ -79,7 +86,12 @@ class BitFunctionalLinear(OptionalState):
         weight = weight.T if self.matmul else weight
         with exact(input):
             self.start(weight)
-            levels, alpha = self.input_quantizer(input)
-            signs, scale = self.weight_quantizer(weight)
-            product = level_product(levels, signs, inputs=self.input_quantizer, weights=self.weight_quantizer)
-            return scaled(product, alpha * scale, bias).to(input.dtype)
+            if self.low_rank is None:
+                return self._product(input, weight, bias).to(input.dtype)
+            return self.low_rank(input, weight, lambda rest: self._product(rest, weight, bias)).to(input.dtype)
+
+    def _product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        levels, alpha = self.input_quantizer(input)
+        signs, scale = self.weight_quantizer(weight)
+        product = level_product(levels, signs, inputs=self.input_quantizer, weights=self.weight_quantizer)
+        return scaled(product, alpha * scale, bias)

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from bitquant.config import QuantConfig
 from bitquant.nn.activation import activation_quantizer
+from bitquant.nn.exact import exact
+from bitquant.nn.low_rank import LowRank
 from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
 
 
@@ -27,29 +29,60 @@ class QuantizedWeight(nn.Module):
             bits=config.weight_bits,
         )
         # after the children: a weight-norm weight is only known once its parametrization is loaded
-        self.register_load_state_dict_post_hook(_restart_scale)
+        self.register_load_state_dict_post_hook(_restart)
+
+    def restart(self) -> None:
+        """Start again what begins at the weight, which was just loaded."""
+        self.weight_quantizer.reset(self.weight)
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         self.loaded_float = not any(key.startswith(prefix + "weight_quantizer.") for key in state_dict)
 
 
-def _restart_scale(layer: QuantizedWeight, incompatible_keys) -> None:
+def _restart(layer: QuantizedWeight, incompatible_keys) -> None:
     if layer.__dict__.pop("loaded_float", False):
-        layer.weight_quantizer.reset(layer.weight)
+        layer.restart()
 
 
 class QuantizedLayer(QuantizedWeight):
-    """A layer that multiplies a quantized input with a quantized weight; ``input_quantizer.*`` is new too."""
+    """A layer that multiplies a quantized input with a quantized weight; ``input_quantizer.*`` is new too, and
+    ``low_rank.*`` where the configuration asks for a float path."""
 
     input_quantizer: ActivationQuantizer
+    low_rank: LowRank | None
+    channel_dim = -1  # of the input and the output
 
     def add_quantizers(self, config: QuantConfig, *, nonnegative: bool) -> None:
         """Called once after the class was mixed in; ``nonnegative``: the input provably never is below 0."""
+        device = self.weight.device
+        path = LowRank.beside(self.weight.shape[:2], config.low_rank, device) if self.pointwise else None
+        self.register_module("low_rank", path)
+        # what a path leaves of an input has both signs
         self.input_quantizer = activation_quantizer(
-            config, nonnegative=nonnegative, channels=self.input_width, device=self.weight.device
+            config, nonnegative=nonnegative and path is None, channels=self.input_width, device=device
         )
         self.add_weight_quantizer(config, config.weight_scale)
+
+    def restart(self) -> None:
+        super().restart()
+        if self.low_rank is not None:
+            self.low_rank.start(self.weight.flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with exact(x):
+            if self.low_rank is None:
+                return self.product(x).to(x.dtype)
+            return self.low_rank(x, self.weight.flatten(1), self.product, self.channel_dim).to(x.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """fp32: the quantized input times the quantized weight, scaled."""
+        raise NotImplementedError
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output is a linear function of one input vector."""
+        return True
 
     @property
     def input_width(self) -> int:

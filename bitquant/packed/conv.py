@@ -78,7 +78,10 @@ class PackedConv(PackedLayer):
             x = F.pad(x, [side for pair in reversed(self.padding) for side in pair], mode=self.padding_mode)
             padding = [0] * len(padding)
         batched = x if x.ndim == len(self.kernel_size) + 2 else x.unsqueeze(0)
-        out = self.product(batched, padding)
+        if self.low_rank is None:
+            out = self.product(batched, padding)
+        else:
+            out = self.low_rank(batched, None, lambda rest: self.product(rest, padding), 1).to(x.dtype)
         return out if batched is x else out.squeeze(0)
 
     def product(self, x: Tensor, padding: list[int]) -> Tensor:

@@ -41,7 +41,10 @@ class PackedFunctionalLinear(PackedLinear):
         return {"parameter": self.parameter, **super().spec()}
 
     def forward(self, input: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        return self.product(input, None if bias is None else bias.float())
+        bias = None if bias is None else bias.float()
+        if self.low_rank is None:
+            return self.product(input, bias)
+        return self.low_rank(input, None, lambda rest: self.product(rest, bias)).to(input.dtype)
 
 
 def drop_parameters_(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:

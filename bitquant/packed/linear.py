@@ -39,7 +39,10 @@ class PackedLinear(PackedLayer):
     def forward(self, x: Tensor) -> Tensor:
         if self.defers_from is not None and (out := defer(self, x)) is not None:
             return out
-        return self.product(x, self._buffers["bias"])
+        bias = self._buffers["bias"]
+        if (path := self._modules["low_rank"]) is not None:
+            return path(x, None, lambda rest: self.product(rest, bias)).to(x.dtype)
+        return self.product(x, bias)
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The packed product with a bias fp32 [out_features] or None."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from bitquant import packing
 from bitquant.capture import StandIn
+from bitquant.nn.low_rank import LowRank
 from bitquant.quantizers import FixedDtype
 
 
@@ -91,13 +92,14 @@ class PackedLayer(PackedWeight):
 
     Buffers beside the weight: ``offset`` fp32 [width], the threshold of a 1-bit input or the shift of a wider one;
     ``step`` fp32 [1], its scale (2 to 8 bits only); ``scale`` fp32 [rows] or [1], activation times weight scale;
-    ``bias`` fp32 [rows] or absent.
+    ``bias`` fp32 [rows] or absent. ``low_rank``: the float path beside it, or absent.
 
     Args:
         rows, columns: of the weight. width: features or channels of the input.
         bits: of the input: 1, 2, 4, 8, or 32 for a float one.
         signed: {-1, +1} or two's complement levels, rather than levels from 0.
         scales: number of scales, rows or 1. dtype: of the float weight, for code that asks.
+        low_rank: rank of the float path, 0 for none.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class PackedLayer(PackedWeight):
         bias: bool,
         scales: int,
         dtype: str = "float32",
+        low_rank: int = 0,
         device: torch.device | None = None,
     ):
         super().__init__(rows, columns, dtype=dtype, device=device)
@@ -119,6 +122,8 @@ class PackedLayer(PackedWeight):
         self.register_buffer("step", torch.ones(1, device=device) if 1 < bits <= 8 else None)
         self.register_buffer("scale", torch.ones(scales, device=device))
         self.register_buffer("bias", torch.zeros(rows, device=device) if bias else None)
+        path = LowRank(columns, rows, low_rank, packed=True, device=device) if low_rank else None
+        self.register_module("low_rank", path)
 
     @torch.no_grad()
     def take(self, layer: nn.Module, weight: Tensor, bits: Tensor) -> None:
@@ -136,6 +141,9 @@ class PackedLayer(PackedWeight):
         self.scale.copy_(scale)
         if self.bias is not None:
             self.bias.copy_(layer.bias)
+        if self.low_rank is not None:
+            self.low_rank.down.copy_(layer.low_rank.down)
+            self.low_rank.up.copy_(layer.low_rank.up)
 
     @staticmethod
     def options(layer: nn.Module, weight: Tensor, *, bias: bool) -> dict:
@@ -148,6 +156,7 @@ class PackedLayer(PackedWeight):
             "bias": bias,
             "scales": weight_scale.numel(),
             "dtype": dtype_name(weight.dtype),
+            "low_rank": 0 if layer.low_rank is None else layer.low_rank.rank,
         }
 
     def spec(self) -> dict:
@@ -158,6 +167,7 @@ class PackedLayer(PackedWeight):
             "bias": self.bias is not None,
             "scales": self.scale.numel(),
             "dtype": dtype_name(self.dtype),
+            "low_rank": 0 if self.low_rank is None else self.low_rank.rank,
         }
 
     def levels_repr(self) -> str:

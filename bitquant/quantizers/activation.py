@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitquant.masks import mask_for
+from bitquant.masks import valid_tokens
 
 from .elastic import check_numbers, effective_scale, signed_levels, unit_levels
 from .integer import FLOAT_BITS, integer_levels, level_range
@@ -77,7 +77,7 @@ class ActivationQuantizer(OptionalState):
     def _observe(self, x: Tensor) -> None:
         check_numbers(x)
         z = (x if self.shift is None else x + self.shift).abs()
-        values = _valid_tokens(z, self.valid)
+        values = valid_tokens(z, self.valid)
         self.observed += torch.stack([values.sum(dtype=torch.float64), self.observed.new_tensor(values.numel())])
         self._start()
 
@@ -113,11 +113,3 @@ class ActivationQuantizer(OptionalState):
 
     def extra_repr(self) -> str:
         return f"{self.levels}, bits={self.bits}, shift={self.shift is not None}"
-
-
-def _valid_tokens(z: Tensor, valid: Tensor | None) -> Tensor:
-    """The elements of z, (batch, time, channels) or (batch, heads, time, channels), at valid (batch, time) tokens; a
-    mask of more samples than z has frames is read at the frames' places."""
-    tokens = z.transpose(1, 2) if z.ndim == 4 else z
-    mask = mask_for(valid, tokens.shape) if tokens.ndim >= 3 else None
-    return z if mask is None else tokens[mask]

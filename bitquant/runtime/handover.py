@@ -16,7 +16,7 @@ from bitquant.packed.deferred import LEAST, watch
 def hand_on_bits_(model: nn.Module, example_inputs: Any) -> list[str]:
     """Let every ``PackedLinear`` defer its output that, in a run on ``example_inputs``, nothing reads but a
     ``PackedLinear`` of 1-bit inputs, directly or behind a ReLU; their paths."""
-    layers = {m: path for path, m in model.named_modules() if type(m) is PackedLinear and m.bits == 1}
+    layers = {m: path for path, m in model.named_modules() if _can_defer(m)}
     for layer in layers:
         layer.defers_from = None
     run(model, example_inputs)  # traces what has to be traced
@@ -33,3 +33,8 @@ def hand_on_bits_(model: nn.Module, example_inputs: Any) -> list[str]:
         for layer in layers:
             layer.defers_from = LEAST if layer in found else None
     return [path for layer, path in layers.items() if layer in found]
+
+
+def _can_defer(module: nn.Module) -> bool:
+    """Whether a module is a layer of 1-bit inputs whose output is its bits' product alone."""
+    return type(module) is PackedLinear and module.bits == 1 and module.low_rank is None
