@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.record import Record
+from bitquant.widths import Widths, set_widths_
 
 
 def quantize_(
@@ -99,8 +101,26 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = Tru
     Raises:
         ValueError: there are no batches.
     """
-    kinds = (ActivationQuantizer, LowRank) if low_rank else ActivationQuantizer
-    observers = [m for m in model.modules() if isinstance(m, kinds)]
+    if low_rank and any(isinstance(module, LowRank) for module in model.modules()):
+        batches = list(batches)
+        _start_paths_(model, batches)
+    _observe_(model, batches, ActivationQuantizer)
+
+
+def _start_paths_(model: nn.Module, batches: list[Any]) -> None:
+    """Start the float paths from what the layers are given while all products are in float: before training, what
+    1-bit layers give their successors says little of what they will."""
+    floats = copy.deepcopy(model)
+    set_widths_(floats, Widths(32, 32))
+    _observe_(floats, batches, LowRank)
+    for path, found in floats.named_modules():
+        if isinstance(found, LowRank):
+            model.get_submodule(path).load_state_dict(found.state_dict())
+
+
+def _observe_(model: nn.Module, batches: Iterable[Any], kind: type[nn.Module]) -> None:
+    """Run a model on batches, in eval mode, while its modules of a kind look at what they are given."""
+    observers = [module for module in model.modules() if isinstance(module, kind)]
     training = {m: m.training for m in model.modules()}
     model.eval()
     batch = None

@@ -59,11 +59,17 @@ def _percent(share):
 
 def left_in_float(coverage):
     """Table of the layers and products that stayed float, and why; ``coverage`` is ``Report.to_dict()``."""
+    from bitquant.plan import BESIDE
+
     total = max(coverage["total_macs"], 1)
-    left = [row for row in coverage["rows"] if row["reason"]]
-    if not left:
-        return "Nothing stayed in float."
+    left = [row for row in coverage["rows"] if row["reason"] not in (None, BESIDE)]
+    beside = [row for row in coverage["rows"] if row["reason"] == BESIDE]
     rows = [(row["path"], row["kind"], _percent(row["macs"] / total), _why(row)) for row in left]
+    if beside:
+        macs = _percent(sum(row["macs"] for row in beside) / total)
+        rows.append((f"{len(beside)} paths of low rank", "linear", macs, _why(beside[0])))
+    if not rows:
+        return "Nothing stayed in float."
     return tabulate(rows, headers=("stayed in float", "kind", "MACs", "why"), colalign=_ROW, **STYLE)
 
 

@@ -87,6 +87,15 @@ def test_json_holds_the_same_numbers(quantize):
     assert reasons["encoder.layer.1.attention.self.query"] == "kept by the configuration"
 
 
+def test_low_rank(quantize, no_measuring, tmp_path):
+    result = quantize("--low-rank", "2")
+    assert result.exit_code == 0, result.output
+    assert "13 paths of low rank" in result.stdout  # two layers of six, and the pooler
+    model = load(tmp_path / "out")
+    assert model._bitquant.config.low_rank == 2
+    assert model.get_submodule("encoder.layer.0.output.dense").low_rank.rank == 2
+
+
 def test_same_seed_same_file(quantize, no_measuring, tmp_path):
     for out in ("a", "b"):
         assert quantize(out=tmp_path / out, steps=3).exit_code == 0

@@ -56,6 +56,17 @@ def test_encoders(name, preset, bits):
     assert packed_bytes == sum(map(len, distinct))
 
 
+def test_float_paths_beside_the_layers():
+    for name, bits in (("nn-transformer-encoder", 1), ("whisper-encoder", 8), ("wav2vec2-conformer", 1)):
+        model, calls = make(name)
+        config = bitquant.QuantConfig.preset("bit-plus", activation_bits=bits, low_rank=3)
+        bitquant.quantize_(model, config, calls[0])
+        bitquant.convert_(model)
+        nodes, proto = build(model, calls[0])
+        for call in calls[:2]:
+            assert_checked(nodes, proto, call)
+
+
 @pytest.mark.parametrize("kind", ["transformer", "conformer", "squeezeformer", "sparseformer"])
 def test_recipe_encoders(kind):
     from recipes.hubert import Hubert
