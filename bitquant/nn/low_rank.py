@@ -63,18 +63,28 @@ class LowRank(OptionalState):
         Args:
             x: any float dtype, in_features long in ``dim``.
             weight: (out_features, in_features) of the layer, for while ``calibrate_`` runs; None once packed.
-            product: maps the rest of x, fp32 of its shape, to fp32 with out_features in ``dim``.
+            product: maps the rest of x, fp32 of its shape, to a new contiguous fp32 tensor, out_features long in
+                ``dim``.
 
         Returns:
-            fp32, as ``product`` gives.
+            What ``product`` gave, the path added.
         """
-        vectors = x.float().movedim(dim, -1)
+        x = x.float()
         if self.observing:
-            self.observe(vectors.detach(), weight)
+            self.observe(x.detach().movedim(dim, -1), weight)
         down, up = in_half(self.down), in_half(self.up)
-        coordinates = F.linear(vectors, down)
-        rest = vectors - coordinates @ down
-        return product(rest.movedim(-1, dim)) + F.linear(coordinates, up).movedim(-1, dim)
+        if dim == -1:
+            rows = x.reshape(-1, x.shape[-1])
+            coordinates = rows @ down.T
+            out = product(torch.addmm(rows, coordinates, down, alpha=-1).view(x.shape))
+            out.view(-1, len(up)).addmm_(coordinates, up.T)
+        else:  # a transposed copy takes longer than the products
+            planes = _planes(x, dim)
+            coordinates = torch.bmm(down.expand(len(planes), -1, -1), planes)
+            rest = torch.baddbmm(planes, down.T.expand(len(planes), -1, -1), coordinates, alpha=-1)
+            out = product(rest.view(x.shape))
+            _planes(out, dim).baddbmm_(up.expand(len(planes), -1, -1), coordinates)
+        return out
 
     @torch.no_grad()
     def observe(self, vectors: Tensor, weight: Tensor) -> None:
@@ -107,6 +117,12 @@ class LowRank(OptionalState):
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
+
+
+def _planes(x: Tensor, dim: int) -> Tensor:
+    """(batch, channels, *space) or (channels, *space), the channels in ``dim`` -> (batch, channels, places)."""
+    flat = x.flatten(dim + 1)
+    return flat if flat.ndim == 3 else flat.unsqueeze(0)
 
 
 def in_half(factor: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ class PackedConv(PackedLayer):
         if self.low_rank is None:
             out = self.product(batched, padding)
         else:
-            out = self.low_rank(batched, None, lambda rest: self.product(rest, padding), 1).to(x.dtype)
+            channels = -len(self.kernel_size) - 1
+            out = self.low_rank(batched, None, lambda rest: self.product(rest, padding), channels).to(x.dtype)
         return out if batched is x else out.squeeze(0)
 
     def product(self, x: Tensor, padding: list[int]) -> Tensor:

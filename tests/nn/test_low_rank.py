@@ -30,13 +30,13 @@ def layer_of(kind, module, rank, **overrides):
 def as_defined(layer, x):
     """The layer's output for x (rows, K), 1-bit inputs, written out."""
     down, up = layer.low_rank.down.half().float(), layer.low_rank.up.half().float()
-    coordinates = nn.functional.linear(x, down)
-    rest = x - coordinates @ down
+    coordinates = x @ down.T
+    rest = torch.addmm(x, coordinates, down, alpha=-1)
     levels = torch.where(rest >= layer.input_quantizer.threshold(), 1.0, -1.0)
     weight = layer.weight.flatten(1)
     signs = torch.where(weight >= 0, 1.0, -1.0)
     scale = layer.input_quantizer.scale() * layer.weight_quantizer.scale(layer.weight)
-    return (levels @ signs.T) * scale + layer.bias + nn.functional.linear(coordinates, up)
+    return torch.addmm((levels @ signs.T) * scale + layer.bias, coordinates, up.T)
 
 
 @pytest.mark.parametrize("k, n, rank", [(2, 1, 1), (63, 100, 5), (100, 63, 1), (1000, 17, 16), (384, 384, 8)])
