@@ -65,14 +65,16 @@ def row(runs: list[dict[str, Any]], timed: list[dict[str, Any]]) -> list[str]:
 )
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1))
+@click.option("--low-rank", type=click.IntRange(min=1), metavar="RANK", help="A last row: with float paths, at W1A1.")
 @click.option("--rates", default="0.002,0.004,0.008", show_default=True, help="Learning rates to choose from.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Of the compared rows.")
-def main(kind, work, log, rates, seeds, **options):
+def main(kind, work, log, low_rank, rates, seeds, **options):
     """Run and print the table of the task KIND."""
     work.mkdir(parents=True, exist_ok=True)
     rows, measures = [], []
-    for preset, widths in ROWS:
-        config = QuantConfig.preset(preset, **dataclasses.asdict(parse_widths(widths)))
+    beside = [("bit-plus", COMPARED, low_rank)] if low_rank else []
+    for preset, widths, rank in [*((*row, 0) for row in ROWS), *beside]:
+        config = QuantConfig.preset(preset, **dataclasses.asdict(parse_widths(widths)), low_rank=rank)
 
         def once(lr: float, seed: int, config: QuantConfig = config) -> dict[str, Any]:
             return run(kind, config, work, log=log, lr=lr, seed=seed, overwrite=True, **options)
@@ -85,7 +87,8 @@ def main(kind, work, log, rates, seeds, **options):
             measures = list(runs[0]["measured"])
             floats = [f"{100 * values['float']:.1f} %" for values in runs[0]["measured"].values()]
             rows.append(["float", "", "", "", *floats, f"{runs[0]['megabytes']['before']:.2f}", ""])
-        rows.append([preset, widths.upper(), *row(runs, at_rates + runs[1:])])
+        label = f"{widths.upper()}, low rank {rank}" if rank else widths.upper()
+        rows.append([preset, label, *row(runs, at_rates + runs[1:])])
     headers = ("preset", "widths", "lr", "minutes", *measures, "MB", "ms, float and packed")
     click.echo(tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True))
 

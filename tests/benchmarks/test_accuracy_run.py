@@ -90,24 +90,44 @@ def test_parts_share_no_text():
     assert parts == minilm.parts(pairs, {"test": 20, "dev": 10})
 
 
-def test_table_takes_the_best_rate_of_the_dev_part_and_spreads_over_seeds():
-    def found(kind, lr, dev, packed, seed=0):
-        return {
-            "settings": {"task": kind, "lr": lr, "seed": seed},
-            "dev": {"measure": {"student": dev}},
-            "measured": {"measure": {"float": 0.4, "packed": packed}},
-            "minutes": 2.0,
-            "megabytes": {"before": 9.0, "after": 1.0},
-            "milliseconds": [{"batch": batch, "before": 8.0, "after": batch + seed} for batch in (1, 2)],
-        }
+def finished(kind, lr, dev, packed, seed=0):
+    return {
+        "settings": {"task": kind, "lr": lr, "seed": seed},
+        "dev": {"measure": {"student": dev}},
+        "measured": {"measure": {"float": 0.4, "packed": packed}},
+        "minutes": 2.0,
+        "megabytes": {"before": 9.0, "after": 1.0},
+        "milliseconds": [{"batch": batch, "before": 8.0, "after": batch + seed} for batch in (1, 2)],
+    }
 
-    runs = [found("minilm", 0.002, 0.1, 0.3), found("minilm", 0.004, 0.2, 0.1)]
+
+def test_table_takes_the_best_rate_of_the_dev_part_and_spreads_over_seeds():
+    runs = [finished("minilm", 0.002, 0.1, 0.3), finished("minilm", 0.004, 0.2, 0.1)]
     assert table.best(runs)["settings"]["lr"] == 0.004
-    runs = [found("hama", 0.002, 0.1, 0.3), found("hama", 0.004, 0.2, 0.1)]
+    runs = [finished("hama", 0.002, 0.1, 0.3), finished("hama", 0.004, 0.2, 0.1)]
     assert table.best(runs)["settings"]["lr"] == 0.002
-    seeds = [found("hama", 0.002, 0.1, packed, seed) for seed, packed in enumerate((0.2, 0.3, 0.4))]
+    seeds = [finished("hama", 0.002, 0.1, packed, seed) for seed, packed in enumerate((0.2, 0.3, 0.4))]
     assert table.row(seeds, seeds[1:]) == ["0.002", "2", "30.0 ± 10.0 %", "1.00", "8.0, 2.0"]
     assert table.row(seeds[:1], seeds) == ["0.002", "2", "20.0 %", "1.00", "8.0, 1.0"]
+
+
+def test_table_runs_every_row_at_all_rates(tmp_path, monkeypatch):
+    ran = []
+
+    def fake(kind, config, work, *, log, lr, seed, overwrite, **options):
+        ran.append((config.name, config.activation_bits, config.low_rank, lr, seed))
+        return finished(kind, lr, lr, 0.1, seed)
+
+    monkeypatch.setattr(table, "run", fake)
+    arguments = ["hama", "--work", tmp_path, "--log", tmp_path / "log", "--rates", "0.002,0.004", "--low-rank", "4"]
+    result = CliRunner().invoke(table.main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [line.split("|")[2].strip() for line in result.stdout.splitlines()[2:]] == [
+        "", "W1A1", "W1A1", "W1A2", "W1A4", "W1A8", "W1A1, low rank 4"
+    ]  # fmt: skip
+    assert [run for run in ran if run[2]] == [("bit-plus", 1, 4, *which) for which in
+                                              ((0.002, 0), (0.004, 0), (0.002, 1), (0.002, 2))]  # fmt: skip
+    assert len(ran) == 6 * 2 + 3 * 2
 
 
 def test_recordings_are_joined_to_utterances_of_a_mean_length():
