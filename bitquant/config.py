@@ -72,8 +72,9 @@ class QuantConfig:
         depthwise: ``"float"`` leaves depthwise convolutions as they are: each output sums a few products only, so that
             one bit loses most there, while they hold few of a model's weights. ``"binary"``: as other layers. A rule
             for some of them sets this field.
-        low_rank: rank of a float path (fp16 in the file) beside each 1-bit product of a linear layer or pointwise
-            convolution: it takes the few directions that hold most of the input, and the bits take the rest. 0: none.
+        low_rank: rank of a float path (fp16 in the file) beside each quantized product of a linear layer or
+            pointwise convolution: it takes the few directions that hold most of the input, the levels the rest. 0: no
+            path.
         embeddings: binarize token embedding tables.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
         modules_to_not_convert: modules left in float: exact name, a suffix of it at a dot, or ``"re:..."``.

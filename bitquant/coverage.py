@@ -11,7 +11,7 @@ from torch import nn
 from bitquant.capture import discover, owners
 from bitquant.config import QuantConfig
 from bitquant.packed.structure import PACKED_CHILDREN, REPLACED
-from bitquant.plan import DIFFERS, Plan
+from bitquant.plan import BESIDE, DIFFERS, Plan
 from bitquant.record import Record, Row, record_of
 
 
@@ -53,7 +53,8 @@ class Report:
 
     @property
     def left_in_float(self) -> list[Row]:
-        return [row for row in self.rows if row.reason is not None]
+        """Contractions, without the float paths beside 1-bit layers."""
+        return [row for row in self.rows if row.reason not in (None, BESIDE)]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -80,7 +81,7 @@ class Report:
         table = tabulate(lines, headers=["layer", "kind", "role", "MACs", "W/A bits", "reached by", "result", "note"])
         return (
             f"{table}\n{self.total_macs:,} MACs: {self.share_seen:.1%} seen, {self.share_binarized:.1%} binarized, "
-            f"{len(self.left_in_float)} of {len(self.rows)} contractions left in float"
+            f"{len(self.left_in_float)} of {sum(row.reason != BESIDE for row in self.rows)} contractions left in float"
         )
 
 
@@ -96,16 +97,21 @@ def report(model: nn.Module, example_inputs: Any = None) -> Report:
     """
     if isinstance(getattr(model, "_bitquant", None), Record):
         record = record_of(model)
-        return Report(_as_they_run(model, record.rows), record.total_macs)
+        rows = _as_they_run(model, record.rows)
+        gone = {row.path for row in record.rows} - {row.path for row in rows}
+        return Report(rows, record.total_macs - sum(row.macs for row in record.rows if row.path in gone))
     discovery = discover(model, example_inputs)
     plan = Plan(model, discovery, QuantConfig.preset("bit-plus"))
     return Report(plan.rows(), discovery.total_macs)
 
 
 def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
-    """The rows with what became of their owners since: a call of another kind may have made one fall back."""
+    """The rows with what became of their owners since: a call of another kind may have made one fall back, and a float
+    path beside it is then not run."""
     live, now = owners(model), []
     for row in rows:
+        if row.reason == BESIDE and any(row.path == f"{one.path}.float_path" and one.reason == DIFFERS for one in now):
+            continue
         owner, _, name = row.path.rpartition(".")
         if owner in live and name in live[owner]["children"]:
             in_float = live[owner]["path"] == "float"

@@ -86,9 +86,9 @@ class Plan:
         rows = []
         for site in self.discovery.sites:
             layer = self.model.get_submodule(site.path) if self.decide(site).config else None
-            if (beside := getattr(layer, "low_rank", None)) is not None:
+            if (beside := getattr(layer, "float_path", None)) is not None:
                 macs = beside.macs(site.macs // (beside.down.shape[1] * beside.up.shape[0]))
-                path = replace(site, path=f"{site.path}.low_rank", role="low-rank", macs=macs)
+                path = replace(site, path=f"{site.path}.float_path", role="low-rank", macs=macs)
                 rows.append(Row.of(path, None, BESIDE))
         return rows
 

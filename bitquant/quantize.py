@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.record import Record
-from bitquant.widths import Widths, set_widths_
+from bitquant.widths import in_float
 
 
 def quantize_(
@@ -90,8 +89,9 @@ def _resolve(config) -> QuantConfig:
 
 @torch.no_grad()
 def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = True) -> None:
-    """Set the scale of every activation binarizer from data, in place: one forward a batch, running means. The float
-    paths of ``QuantConfig.low_rank`` start again from the directions that hold most of the data.
+    """Set the scale of every activation binarizer from data, in place: one forward a batch, running means. Where there
+    are float paths (``QuantConfig.low_rank``), they start again first, from the directions that hold most of all data
+    so far, by one forward a batch with all products in float; the scales beside them are of the new data alone.
 
     Args:
         batches: inputs as for ``example_inputs``. In a dict, a 0/1 ``attention_mask`` (batch, time) or (batch, samples)
@@ -99,28 +99,22 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = Tru
         low_rank: False leaves those paths as they are, for a student that was trained already.
 
     Raises:
-        ValueError: there are no batches.
+        ValueError: there are no batches, or numbers that are not finite where there are float paths.
     """
-    if low_rank and any(isinstance(module, LowRank) for module in model.modules()):
+    paths = [module for module in model.modules() if isinstance(module, LowRank) and not module.packed]
+    if low_rank and paths:
         batches = list(batches)
-        _start_paths_(model, batches)
-    _observe_(model, batches, ActivationQuantizer)
+        # before training, what 1-bit layers hand on says little of what they will
+        with in_float(model):
+            _observe_(model, batches, paths)
+        for module in model.modules():
+            if getattr(module, "float_path", None) in paths:
+                module.input_quantizer.forget()  # what other paths left of its input
+    _observe_(model, batches, [module for module in model.modules() if isinstance(module, ActivationQuantizer)])
 
 
-def _start_paths_(model: nn.Module, batches: list[Any]) -> None:
-    """Start the float paths from what the layers are given while all products are in float: before training, what
-    1-bit layers give their successors says little of what they will."""
-    floats = copy.deepcopy(model)
-    set_widths_(floats, Widths(32, 32))
-    _observe_(floats, batches, LowRank)
-    for path, found in floats.named_modules():
-        if isinstance(found, LowRank):
-            model.get_submodule(path).load_state_dict(found.state_dict())
-
-
-def _observe_(model: nn.Module, batches: Iterable[Any], kind: type[nn.Module]) -> None:
-    """Run a model on batches, in eval mode, while its modules of a kind look at what they are given."""
-    observers = [module for module in model.modules() if isinstance(module, kind)]
+def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[ActivationQuantizer | LowRank]) -> None:
+    """Run a model on batches, in eval mode, while some of its modules look at what they are given."""
     training = {m: m.training for m in model.modules()}
     model.eval()
     batch = None

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
+from bitquant.config import QuantConfig
 from bitquant.coverage import require_student
+from bitquant.quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer
 from bitquant.record import record_of
 
 CHAINS = {"bit": "w1a2,w1a1"}  # BiT: from the float model by W1A2 to W1A1 (bit.md 5.1)
@@ -67,3 +71,22 @@ def set_widths_(model: nn.Module, widths: Widths) -> None:
             config = record.config.for_module(path)
             module.set_bits(config)
             rows[path].set_bits(config)
+
+
+@contextmanager
+def in_float(model: nn.Module) -> Iterator[None]:
+    """Context in which a student, or a module that holds one, computes all quantized products in float, those whose
+    width a rule fixes too. What is learnt and calibrated stays as it is."""
+    wide = QuantConfig(weight_bits=FLOAT_BITS, activation_bits=FLOAT_BITS)
+    quantizers = {m: m.bits for m in model.modules() if isinstance(m, (ActivationQuantizer, WeightQuantizer))}
+    layers = [m for m in model.modules() if hasattr(m, "set_bits") and m not in quantizers]
+    children = [(layer, dict(layer._modules)) for layer in layers]  # 1-bit attention has a rule of its own
+    for layer in layers:
+        layer.set_bits(wide)
+    try:
+        yield
+    finally:
+        for layer, before in children:
+            layer._modules.update(before)
+        for quantizer, bits in quantizers.items():
+            quantizer.bits = bits

@@ -25,7 +25,7 @@ def training(steps):
             "--low-rank",
             type=click.IntRange(min=0),
             metavar="RANK",
-            help="A float path of this rank beside each 1-bit linear layer.  [default: none]",
+            help="A float path of this rank beside each quantized linear layer.  [default: none]",
         ),
         click.option(
             "--stage-teacher",

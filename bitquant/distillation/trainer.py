@@ -67,7 +67,8 @@ def distill(
         stage_teacher: who teaches the stages after the first: the ``"float"`` model or the ``"previous"`` stage.
         restart_scales: calibrate the activation scales anew at each stage; otherwise they are inherited.
         lr: peak learning rate of weights, biases and norms. scale_lr: of the quantizers' scales.
-        weight_decay: of the latent weights. warmup: share of the steps with a rising rate. clip: gradient norm.
+        weight_decay: of the latent weights and float paths. warmup: share of the steps with a rising rate. clip:
+            gradient norm.
         hidden_weight, output_weight: weights of the two losses.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.

@@ -40,10 +40,10 @@ class BitFunctionalLinear(OptionalState):
     ):
         super().__init__()
         self.shape, self.parameter, self.transposed, self.matmul = tuple(shape), parameter, transposed, matmul
-        self.low_rank = LowRank.beside(self.shape, config.low_rank, device)
+        self.float_path = LowRank.beside(self.shape, config.low_rank, device)
         # what a path leaves of an input has both signs
         self.input_quantizer = activation_quantizer(
-            config, nonnegative=nonnegative and self.low_rank is None, channels=shape[1], device=device
+            config, nonnegative=nonnegative and self.float_path is None, channels=shape[1], device=device
         )
         self.weight_quantizer = WeightQuantizer(
             torch.zeros(self.shape, device=device),
@@ -58,8 +58,8 @@ class BitFunctionalLinear(OptionalState):
         """Start what begins at the weight, once, and again after a float checkpoint was loaded."""
         if self.unstarted:
             self.weight_quantizer.reset(weight)
-            if self.low_rank is not None:
-                self.low_rank.start(weight)
+            if self.float_path is not None:
+                self.float_path.start(weight)
             self.unstarted = False
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
@@ -84,11 +84,12 @@ class BitFunctionalLinear(OptionalState):
 
     def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight = weight.T if self.matmul else weight
-        with exact(input):
-            self.start(weight)
-            if self.low_rank is None:
+        self.start(weight)
+        if self.float_path is None:
+            with exact(input):
                 return self._product(input, weight, bias).to(input.dtype)
-            return self.low_rank(input, weight, lambda rest: self._product(rest, weight, bias)).to(input.dtype)
+        product, matrix = lambda rest: self._product(rest, weight, bias), lambda: weight  # noqa: E731
+        return self.float_path(input, product, matrix)
 
     def _product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         levels, alpha = self.input_quantizer(input)

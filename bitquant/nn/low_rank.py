@@ -1,4 +1,4 @@
-"""LowRank: a narrow float path beside a 1-bit product, for the few directions in which most of its input lies."""
+"""LowRank: a narrow float path beside a quantized product, for the few directions in which most of its input lies."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bitquant.masks import valid_tokens
+from bitquant.nn.exact import exact
 from bitquant.quantizers import OptionalState
-from bitquant.quantizers.elastic import check_numbers
 
 ITERATIONS = 4  # of the power method
 
@@ -39,15 +39,22 @@ class LowRank(OptionalState):
         device: torch.device | None = None,
     ):
         super().__init__()
-        for name, shape in (("down", (rank, in_features)), ("up", (out_features, rank))):
-            factor = torch.zeros(shape, dtype=torch.float16 if packed else torch.float32, device=device)
+        self.packed = packed
+        down, up = torch.eye(rank, in_features, device=device), torch.zeros(out_features, rank, device=device)
+        for name, factor in (("down", down), ("up", up)):
             if packed:
-                self.register_buffer(name, factor)
+                self.register_buffer(name, factor.half())
             else:
                 self.register_parameter(name, nn.Parameter(factor))
         self.observing = False
         self.valid: Tensor | None = None
         self._seen: Tensor | None = None  # (rank, in_features): the directions so far, as long as their power's root
+
+    @classmethod
+    def beside(cls, shape: tuple[int, int], rank: int, device: torch.device | None) -> LowRank | None:
+        """For a layer whose weight has a shape (out_features, in_features); None for no rank."""
+        rank = min(rank, *shape)
+        return cls(shape[1], shape[0], rank, device=device) if rank else None
 
     @property
     def rank(self) -> int:
@@ -57,66 +64,89 @@ class LowRank(OptionalState):
         """Multiply-accumulates in float for a number of input vectors."""
         return tokens * (2 * self.down.numel() + self.up.numel())
 
-    def forward(self, x: Tensor, weight: Tensor | None, product: Callable[[Tensor], Tensor], dim: int = -1) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        product: Callable[[Tensor], Tensor],
+        weight: Callable[[], Tensor] | None = None,
+        dim: int = -1,
+    ) -> Tensor:
         """The product of x with the float path beside it.
 
         Args:
             x: any float dtype, in_features long in ``dim``.
-            weight: (out_features, in_features) of the layer, for while ``calibrate_`` runs; None once packed.
             product: maps the rest of x, fp32 of its shape, to a new contiguous fp32 tensor, out_features long in
                 ``dim``.
+            weight: gives the layer's (out_features, in_features), for while ``calibrate_`` runs; None once packed.
 
         Returns:
-            What ``product`` gave, the path added.
+            What ``product`` gave, the path added, in the dtype of x.
         """
-        x = x.float()
-        if self.observing:
-            self.observe(x.detach().movedim(dim, -1), weight)
-        down, up = in_half(self.down), in_half(self.up)
-        if dim == -1:
-            rows = x.reshape(-1, x.shape[-1])
-            coordinates = rows @ down.T
-            out = product(torch.addmm(rows, coordinates, down, alpha=-1).view(x.shape))
-            out.view(-1, len(up)).addmm_(coordinates, up.T)
-        else:  # a transposed copy takes longer than the products
-            planes = _planes(x, dim)
-            coordinates = torch.bmm(down.expand(len(planes), -1, -1), planes)
-            rest = torch.baddbmm(planes, down.T.expand(len(planes), -1, -1), coordinates, alpha=-1)
-            out = product(rest.view(x.shape))
-            _planes(out, dim).baddbmm_(up.expand(len(planes), -1, -1), coordinates)
-        return out
+        with exact(x):
+            floats = x.float()
+            if self.observing:
+                self.observe(floats.detach().movedim(dim, -1), weight())
+            down, up = in_half(self.down), in_half(self.up)
+            if dim == -1:
+                rows = floats.reshape(-1, x.shape[-1])
+                coordinates = rows @ down.T
+                out = product(torch.addmm(rows, coordinates, down, alpha=-1).view(x.shape))
+                out.view(-1, out.shape[-1]).addmm_(coordinates, up.T)
+            else:  # channels first: a transposed copy would take longer than the products
+                planes = _planes(floats, dim)
+                batch = planes.shape[0]  # not len, which is a constant to torch.export
+                coordinates = torch.bmm(down.expand(batch, -1, -1), planes)
+                rest = torch.baddbmm(planes, down.T.expand(batch, -1, -1), coordinates, alpha=-1)
+                out = product(rest.view(x.shape))
+                _planes(out, dim).baddbmm_(up.expand(batch, -1, -1), coordinates)
+            return out.to(x.dtype)
 
     @torch.no_grad()
     def observe(self, vectors: Tensor, weight: Tensor) -> None:
         """Start again from all inputs, fp32 (..., in_features), seen so far, padding left out, and the layer's weight.
-        NaN raises."""
-        check_numbers(vectors)
-        tokens = valid_tokens(vectors, self.valid).reshape(-1, vectors.shape[-1]).cpu()
-        rows = tokens if self._seen is None else torch.cat([self._seen, tokens])
-        if not len(rows):
-            return
-        most = min(self.rank, *rows.shape)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            _, lengths, directions = torch.svd_lowrank(rows, q=min(2 * self.rank, *rows.shape), niter=ITERATIONS)
-        self._seen = (directions * lengths).T[:most]
-        self.down.zero_()
-        self.down[:most] = directions.T[:most]
-        self.start(weight)
 
-    @classmethod
-    def beside(cls, shape: tuple[int, int], rank: int, device: torch.device | None) -> LowRank | None:
-        """For a layer whose weight has a shape (out_features, in_features); None for no rank."""
-        rank = min(rank, *shape)
-        return cls(shape[1], shape[0], rank, device=device) if rank else None
+        ValueError: an input is NaN or infinite.
+        """
+        tokens = valid_tokens(vectors, self.valid).reshape(-1, vectors.shape[-1]).cpu()
+        if not bool(torch.isfinite(tokens).all()):
+            raise ValueError("a layer is given NaN or infinity: calibration needs finite numbers")
+        rows = tokens if self._seen is None else torch.cat([self._seen, tokens])
+        if len(rows):
+            directions, lengths = _principal(rows, self.rank)
+            self._seen = (directions * lengths).T
+            self.down.copy_(directions.T)
+            self.start(weight)
 
     @torch.no_grad()
     def start(self, weight: Tensor) -> None:
         """Make the path exact for a weight (out_features, in_features)."""
         self.up.copy_(F.linear(weight.float(), self.down))
 
+    @torch.no_grad()
+    def take(self, trained: LowRank) -> None:
+        """The factors of a trained path, in fp16. ValueError when one does not fit."""
+        for mine, factor in ((self.down, trained.down), (self.up, trained.up)):
+            mine.copy_(factor)
+            if not bool(torch.isfinite(mine).all()):
+                raise ValueError("a float path's factor is too large for fp16: training diverged, it cannot be packed")
+
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
+
+
+def _principal(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions (features, rank) that hold most of the power of rows (count, features), and the root of
+    the power in each; with fewer rows than ``rank`` the other directions hold none. The same for the same rows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        _, lengths, directions = torch.svd_lowrank(rows, q=min(2 * rank, *rows.shape), niter=ITERATIONS)
+        lengths, directions = lengths[:rank], directions[:, :rank]
+        if (missing := rank - len(lengths)) > 0:
+            others = torch.randn(rows.shape[1], missing)
+            others -= directions @ (directions.T @ others)
+            directions = torch.cat([directions, torch.linalg.qr(others).Q], dim=1)
+            lengths = F.pad(lengths, (0, missing))
+    return directions, lengths
 
 
 def _planes(x: Tensor, dim: int) -> Tensor:

@@ -47,33 +47,38 @@ def _restart(layer: QuantizedWeight, incompatible_keys) -> None:
 
 class QuantizedLayer(QuantizedWeight):
     """A layer that multiplies a quantized input with a quantized weight; ``input_quantizer.*`` is new too, and
-    ``low_rank.*`` where the configuration asks for a float path."""
+    ``float_path.*`` where the configuration asks for a float path."""
 
     input_quantizer: ActivationQuantizer
-    low_rank: LowRank | None
+    float_path: LowRank | None
     channel_dim = -1  # of the input and the output
 
     def add_quantizers(self, config: QuantConfig, *, nonnegative: bool) -> None:
         """Called once after the class was mixed in; ``nonnegative``: the input provably never is below 0."""
         device = self.weight.device
         path = LowRank.beside(self.weight.shape[:2], config.low_rank, device) if self.pointwise else None
-        self.register_module("low_rank", path)
+        self.register_module("float_path", path)
         # what a path leaves of an input has both signs
         self.input_quantizer = activation_quantizer(
             config, nonnegative=nonnegative and path is None, channels=self.input_width, device=device
         )
         self.add_weight_quantizer(config, config.weight_scale)
+        if path is not None:
+            path.start(self._matrix())
 
     def restart(self) -> None:
         super().restart()
-        if self.low_rank is not None:
-            self.low_rank.start(self.weight.flatten(1))
+        if self.float_path is not None:
+            self.float_path.start(self._matrix())
 
     def forward(self, x: Tensor) -> Tensor:
-        with exact(x):
-            if self.low_rank is None:
+        if self.float_path is None:
+            with exact(x):
                 return self.product(x).to(x.dtype)
-            return self.low_rank(x, self.weight.flatten(1), self.product, self.channel_dim).to(x.dtype)
+        return self.float_path(x, self.product, self._matrix, self.channel_dim)
+
+    def _matrix(self) -> Tensor:
+        return self.weight.flatten(1)
 
     def product(self, x: Tensor) -> Tensor:
         """fp32: the quantized input times the quantized weight, scaled."""

@@ -78,11 +78,11 @@ class PackedConv(PackedLayer):
             x = F.pad(x, [side for pair in reversed(self.padding) for side in pair], mode=self.padding_mode)
             padding = [0] * len(padding)
         batched = x if x.ndim == len(self.kernel_size) + 2 else x.unsqueeze(0)
-        if self.low_rank is None:
+        if self.float_path is None:
             out = self.product(batched, padding)
         else:
             channels = -len(self.kernel_size) - 1
-            out = self.low_rank(batched, None, lambda rest: self.product(rest, padding), channels).to(x.dtype)
+            out = self.float_path(batched, lambda rest: self.product(rest, padding), dim=channels)
         return out if batched is x else out.squeeze(0)
 
     def product(self, x: Tensor, padding: list[int]) -> Tensor:

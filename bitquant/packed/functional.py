@@ -42,9 +42,9 @@ class PackedFunctionalLinear(PackedLinear):
 
     def forward(self, input: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor:
         bias = None if bias is None else bias.float()
-        if self.low_rank is None:
+        if self.float_path is None:
             return self.product(input, bias)
-        return self.low_rank(input, None, lambda rest: self.product(rest, bias)).to(input.dtype)
+        return self.float_path(input, lambda rest: self.product(rest, bias))
 
 
 def drop_parameters_(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:

@@ -40,8 +40,8 @@ class PackedLinear(PackedLayer):
         if self.defers_from is not None and (out := defer(self, x)) is not None:
             return out
         bias = self._buffers["bias"]
-        if (path := self._modules["low_rank"]) is not None:
-            return path(x, None, lambda rest: self.product(rest, bias)).to(x.dtype)
+        if (path := self._modules["float_path"]) is not None:
+            return path(x, lambda rest: self.product(rest, bias))
         return self.product(x, bias)
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -92,7 +92,7 @@ class PackedLayer(PackedWeight):
 
     Buffers beside the weight: ``offset`` fp32 [width], the threshold of a 1-bit input or the shift of a wider one;
     ``step`` fp32 [1], its scale (2 to 8 bits only); ``scale`` fp32 [rows] or [1], activation times weight scale;
-    ``bias`` fp32 [rows] or absent. ``low_rank``: the float path beside it, or absent.
+    ``bias`` fp32 [rows] or absent. ``float_path``: a ``LowRank`` beside it, or absent.
 
     Args:
         rows, columns: of the weight. width: features or channels of the input.
@@ -123,13 +123,13 @@ class PackedLayer(PackedWeight):
         self.register_buffer("scale", torch.ones(scales, device=device))
         self.register_buffer("bias", torch.zeros(rows, device=device) if bias else None)
         path = LowRank(columns, rows, low_rank, packed=True, device=device) if low_rank else None
-        self.register_module("low_rank", path)
+        self.register_module("float_path", path)
 
     @torch.no_grad()
     def take(self, layer: nn.Module, weight: Tensor, bits: Tensor) -> None:
         """Fix what a trained layer has learnt on its float weight; ``bits`` bool (rows, columns) in kernel order.
 
-        ValueError when a scale is not positive and finite.
+        ValueError when a scale is not positive and finite, or a float path's factor too large for fp16.
         """
         quantizer = layer.input_quantizer
         scale = quantizer.scale() * layer.weight_quantizer.scale(weight)
@@ -141,9 +141,8 @@ class PackedLayer(PackedWeight):
         self.scale.copy_(scale)
         if self.bias is not None:
             self.bias.copy_(layer.bias)
-        if self.low_rank is not None:
-            self.low_rank.down.copy_(layer.low_rank.down)
-            self.low_rank.up.copy_(layer.low_rank.up)
+        if self.float_path is not None:
+            self.float_path.take(layer.float_path)
 
     @staticmethod
     def options(layer: nn.Module, weight: Tensor, *, bias: bool) -> dict:
@@ -156,7 +155,7 @@ class PackedLayer(PackedWeight):
             "bias": bias,
             "scales": weight_scale.numel(),
             "dtype": dtype_name(weight.dtype),
-            "low_rank": 0 if layer.low_rank is None else layer.low_rank.rank,
+            "low_rank": 0 if layer.float_path is None else layer.float_path.rank,
         }
 
     def spec(self) -> dict:
@@ -167,7 +166,7 @@ class PackedLayer(PackedWeight):
             "bias": self.bias is not None,
             "scales": self.scale.numel(),
             "dtype": dtype_name(self.dtype),
-            "low_rank": 0 if self.low_rank is None else self.low_rank.rank,
+            "low_rank": 0 if self.float_path is None else self.float_path.rank,
         }
 
     def levels_repr(self) -> str:

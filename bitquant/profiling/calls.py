@@ -81,10 +81,10 @@ class _Recorder:
                 self.quantized.add(path)
             self.sites[path].macs += macs
             self.sites[path].calls += 1
-            if kind and (beside := getattr(module, "low_rank", None)) is not None:
-                place = f"{path}.low_rank"
+            if kind and (beside := getattr(module, "float_path", None)) is not None:
+                place = f"{path}.float_path"
                 site = self.sites.setdefault(place, Site(place, path, "", "linear", "low-rank", shapes=shapes))
-                site.macs += beside.macs(out.numel() // out.shape[-1])
+                site.macs += beside.macs(out.numel() // beside.up.shape[0])
                 site.calls += 1
 
         return record

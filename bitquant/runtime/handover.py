@@ -37,4 +37,4 @@ def hand_on_bits_(model: nn.Module, example_inputs: Any) -> list[str]:
 
 def _can_defer(module: nn.Module) -> bool:
     """Whether a module is a layer of 1-bit inputs whose output is its bits' product alone."""
-    return type(module) is PackedLinear and module.bits == 1 and module.low_rank is None
+    return type(module) is PackedLinear and module.bits == 1 and module.float_path is None

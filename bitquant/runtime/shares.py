@@ -73,6 +73,8 @@ def _timed(model: nn.Module) -> list[tuple[nn.Module, str]]:
             kind = "waveform extractor"
         elif (packed := next((name for name, cls in KINDS.items() if type(module) is cls), None)) in _ONE_BIT:
             kind = _ONE_BIT[packed]
+            if getattr(module, "float_path", None) is not None:
+                kind += " beside a float path"
         elif isinstance(module, nn.Conv1d) and module.groups > 1:  # with weight norm it has children
             kind = "grouped convolution"
         elif not any(True for _ in module.children()):

@@ -93,7 +93,7 @@ def test_low_rank(quantize, no_measuring, tmp_path):
     assert "13 paths of low rank" in result.stdout  # two layers of six, and the pooler
     model = load(tmp_path / "out")
     assert model._bitquant.config.low_rank == 2
-    assert model.get_submodule("encoder.layer.0.output.dense").low_rank.rank == 2
+    assert model.get_submodule("encoder.layer.0.output.dense").float_path.rank == 2
 
 
 def test_same_seed_same_file(quantize, no_measuring, tmp_path):

@@ -12,7 +12,7 @@ from bitquant.capture import mutate_class_
 from bitquant.nn import BitConv, BitFunctionalLinear, BitLinear
 from bitquant.nn.low_rank import LowRank
 from bitquant.packed import PackedConv, PackedLinear
-from bitquant.widths import Widths, set_widths_
+from bitquant.widths import Widths, in_float, set_widths_
 
 
 def layer_of(kind, module, rank, **overrides):
@@ -21,15 +21,15 @@ def layer_of(kind, module, rank, **overrides):
     with torch.no_grad():
         module.input_quantizer.alpha.fill_(0.83)
         module.input_quantizer.shift.normal_(std=0.3)
-        if module.low_rank is not None:
-            module.low_rank.down.normal_(std=0.1)
-            module.low_rank.up.normal_(std=0.1)
+        if module.float_path is not None:
+            module.float_path.down.normal_(std=0.1)
+            module.float_path.up.normal_(std=0.1)
     return module.eval()
 
 
 def as_defined(layer, x):
     """The layer's output for x (rows, K), 1-bit inputs, written out."""
-    down, up = layer.low_rank.down.half().float(), layer.low_rank.up.half().float()
+    down, up = layer.float_path.down.half().float(), layer.float_path.up.half().float()
     coordinates = x @ down.T
     rest = torch.addmm(x, coordinates, down, alpha=-1)
     levels = torch.where(rest >= layer.input_quantizer.threshold(), 1.0, -1.0)
@@ -44,7 +44,7 @@ def as_defined(layer, x):
 def test_linear(k, n, rank, bits):
     torch.manual_seed(k)
     layer = layer_of(BitLinear, nn.Linear(k, n), rank, activation_bits=bits)
-    assert layer.low_rank.rank == rank and layer.input_quantizer.levels == "signed"
+    assert layer.float_path.rank == rank and layer.input_quantizer.levels == "signed"
     packed = PackedLinear.from_trained(layer)
     wide = torch.randn(4, 2 * k)
     for x in (torch.randn(3, k), torch.randn(0, k), torch.randn(2, 5, k), torch.randn(k, 6).T, wide[:, ::2]):
@@ -55,7 +55,7 @@ def test_linear(k, n, rank, bits):
             assert torch.equal(packed(x), expected)
             with ops.use_backend("naive"):
                 assert torch.equal(packed(x), expected)
-    assert packed.low_rank.down.dtype is torch.float16 and not list(packed.parameters())
+    assert packed.float_path.down.dtype is torch.float16 and not list(packed.parameters())
 
 
 @pytest.mark.parametrize("convolution, space", [(nn.Conv1d, (7,)), (nn.Conv2d, (3, 5))], ids=["1d", "2d"])
@@ -78,8 +78,8 @@ def test_pointwise_convolution(convolution, space):
 
 def test_wider_convolutions_have_none():
     for options in ({"kernel_size": 3}, {"kernel_size": 1, "stride": 2}, {"kernel_size": 1, "groups": 4}):
-        assert layer_of(BitConv, nn.Conv1d(8, 8, **options), 4).low_rank is None
-    assert layer_of(BitLinear, nn.Linear(3, 9), 4).low_rank.rank == 3  # no more than there are
+        assert layer_of(BitConv, nn.Conv1d(8, 8, **options), 4).float_path is None
+    assert layer_of(BitLinear, nn.Linear(3, 9), 4).float_path.rank == 3  # no more than there are
 
 
 class Model(nn.Module):
@@ -128,7 +128,7 @@ def test_starts_at_the_directions_that_hold_most(model, batches):
     with torch.no_grad():
         for batch in batches[::-1]:
             student(**batch)
-    path = layer.low_rank
+    path = layer.float_path
     assert torch.allclose(path.down @ path.down.T, torch.eye(4), atol=1e-5)
     assert torch.allclose(path.up, layer.weight @ path.down.T, atol=1e-6)
     power = torch.linalg.eigvalsh(torch.cat(seen).T @ torch.cat(seen))
@@ -140,11 +140,11 @@ def test_what_lies_in_few_directions_passes_in_float():
     torch.manual_seed(0)
     layer = layer_of(BitLinear, nn.Linear(40, 30), 3)
     x = torch.randn(200, 3) @ torch.randn(3, 40)
-    layer.low_rank.observe(x, layer.weight)
+    layer.float_path.observe(x, layer.weight)
     with torch.no_grad():
         floats = nn.functional.linear(x, layer.weight)
-        coordinates = x @ layer.low_rank.down.T
-    assert torch.allclose(coordinates @ layer.low_rank.up.T, floats, atol=1e-3)
+        coordinates = x @ layer.float_path.down.T
+    assert torch.allclose(coordinates @ layer.float_path.up.T, floats, atol=1e-3)
 
 
 class Rows(nn.Sequential):
@@ -159,7 +159,7 @@ def test_padding_is_left_out_of_the_start(batches):
     for batch in padded:
         batch["features"][batch["attention_mask"] == 0] = 1e3
     first, second = (paths_of(student_of(model, found)) for found in (batches, padded))
-    assert first.keys() == second.keys() == {"1.low_rank", "2.low_rank"}
+    assert first.keys() == second.keys() == {"1.float_path", "2.float_path"}
     for path, found in first.items():
         assert torch.equal(found.down, second[path].down), path
 
@@ -202,15 +202,80 @@ def test_a_students_checkpoint(model, batches, tmp_path):
     )
 
 
-def test_a_chain_keeps_what_was_trained(model, batches):
+def test_a_chain_starts_no_path_again(model, batches, monkeypatch):
     student = student_of(model, batches)
-    trained = {path: found.down.detach() + 0.01 for path, found in paths_of(student).items()}
-    for path, found in paths_of(student).items():
-        found.down.data.copy_(trained[path])
-    bitquant.calibrate_(student, batches, low_rank=False)
-    assert all(torch.equal(found.down, trained[path]) for path, found in paths_of(student).items())
+    before = {path: found.down.detach().clone() for path, found in paths_of(student).items()}
+    monkeypatch.setattr(LowRank, "observe", lambda *arguments: pytest.fail("a trained path was started again"))
+    bitquant.distill(student, model, batches, chain="w1a2,w1a1", steps=1, lr=1e-9, scale_lr=1e-9)
+    assert all(torch.allclose(found.down, before[path], atol=1e-6) for path, found in paths_of(student).items())
+    monkeypatch.undo()
     bitquant.calibrate_(student, batches)
-    assert not any(torch.equal(found.down, trained[path]) for path, found in paths_of(student).items())
+    assert not any(torch.allclose(found.down, before[path]) for path, found in paths_of(student).items())
+
+
+def test_widths_of_rules_do_not_change_where_paths_start(model, batches):
+    rules = {"re:layers.0.linear.": {"activation_bits": 8}, "layers.0.self_attn": {"activation_bits": 2}}
+    plain, ruled = (paths_of(student_of(model, batches, rules=chosen)) for chosen in ({}, rules))
+    for path, found in plain.items():
+        assert torch.equal(found.down, ruled[path].down), path
+
+
+def test_in_float_leaves_everything_as_it_was(model, batches):
+    student = student_of(model, batches)
+    modules, state = dict(student.named_modules()), copy.deepcopy(student.state_dict())
+    with torch.no_grad(), in_float(nn.Sequential(student)):
+        for batch in batches:
+            kept = batch["attention_mask"].bool()
+            assert torch.allclose(student(**batch)[kept], model(**batch)[kept], atol=2e-3)
+    assert modules == dict(student.named_modules())
+    assert all(torch.equal(value, state[name]) for name, value in student.state_dict().items())
+    with torch.no_grad():
+        assert not torch.allclose(student(**batches[0]), model(**batches[0]), atol=0.1)
+
+
+def test_a_wrapped_student_is_calibrated_too(model, batches):
+    one, other = student_of(model, batches), student_of(model, batches)
+    bitquant.calibrate_(one, batches)
+    wrapper = nn.Module()
+    wrapper.inner = other
+    wrapper.forward = lambda **call: other(**call)
+    bitquant.calibrate_(wrapper, iter(batches))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_fewer_inputs_than_directions():
+    layer = layer_of(BitLinear, nn.Linear(24, 24), 4)
+    x = torch.randn(1, 24)
+    layer.float_path.observe(x, layer.weight)
+    down = layer.float_path.down.detach()
+    assert torch.allclose(down @ down.T, torch.eye(4), atol=1e-5)
+    assert torch.allclose((x @ down.T) @ down, x, atol=1e-5)
+    state = torch.get_rng_state()
+    layer.float_path.observe(torch.empty(0, 24), layer.weight)
+    assert torch.equal(layer.float_path.down, down) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_path_that_saw_nothing_is_trained_all_the_same():
+    layer = layer_of(BitLinear, nn.Linear(24, 8), 0)
+    layer.float_path = None
+    layer.add_quantizers(QuantConfig.preset("bit-plus", low_rank=2), nonnegative=False)
+    layer(torch.randn(5, 24)).square().sum().backward()
+    assert layer.float_path.down.grad.abs().sum() > 0 and layer.float_path.up.grad.abs().sum() > 0
+
+
+def test_autocast(model, batches):
+    student = student_of(model, batches)
+    packed = copy.deepcopy(student)
+    bitquant.convert_(packed)
+    layers = [("layers.0.linear1", torch.randn(3, 5, 24)), ("layers.1.linear2", torch.randn(4, 48))]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for path, x in layers:
+            for given in (x, x.bfloat16()):
+                expected = student.get_submodule(path)(given)
+                assert torch.equal(packed.get_submodule(path)(given), expected) and expected.dtype == given.dtype
+        convolution = layer_of(BitConv, nn.Conv1d(6, 5, 1), 2)
+        assert torch.equal(PackedConv.from_trained(convolution)(torch.ones(1, 6, 3)), convolution(torch.ones(1, 6, 3)))
+        packed(**batches[0])
 
 
 def test_a_float_checkpoint_starts_the_path_again(model, batches):
@@ -222,10 +287,10 @@ def test_a_float_checkpoint_starts_the_path_again(model, batches):
     with torch.no_grad():
         student(**batches[0])  # a product with a parameter of its caller sees it when called
     layer, attention = student.layers[0].linear1, student.layers[0].self_attn
-    assert torch.allclose(layer.low_rank.up, other.layers[0].linear1.weight @ layer.low_rank.down.T, atol=1e-6)
+    assert torch.allclose(layer.float_path.up, other.layers[0].linear1.weight @ layer.float_path.down.T, atol=1e-6)
     (product,) = (m for m in attention.children() if isinstance(m, BitFunctionalLinear) and m.shape[0] == 72)
     assert torch.allclose(
-        product.low_rank.up, other.layers[0].self_attn.in_proj_weight @ product.low_rank.down.T, atol=1e-6
+        product.float_path.up, other.layers[0].self_attn.in_proj_weight @ product.float_path.down.T, atol=1e-6
     )
 
 
@@ -233,20 +298,31 @@ def test_report_and_profile_count_the_path(model, batches):
     student = student_of(model, batches)
     found = bitquant.report(student)
     rows = {row.path: row for row in found.rows}
-    beside = rows["layers.0.linear1.low_rank"]
+    beside = rows["layers.0.linear1.float_path"]
     assert beside.macs == 3 * 40 * 4 * (24 + 24 + 48) and not beside.binarized and "float path" in beside.reason
     plain = copy.deepcopy(model)
     bitquant.quantize_(plain, "bit-plus", batches[0])
     assert found.total_macs - bitquant.report(plain).total_macs == sum(
-        row.macs for row in found.rows if row.path.endswith(".low_rank")
+        row.macs for row in found.rows if row.path.endswith(".float_path")
     )
     assert found.share_seen == 1 and found.share_binarized < bitquant.report(plain).share_binarized
     for quantized in (student, plain):
         bitquant.convert_(quantized)
     layers = {row.path: row for row in bitquant.profile(student, batches[0]).layers}
     without = {row.path: row for row in bitquant.profile(plain, batches[0]).layers}
-    assert layers["layers.0.linear1.low_rank"].macs == beside.macs
+    assert layers["layers.0.linear1.float_path"].macs == beside.macs
     assert layers["layers.0.linear1"].storage_bytes - without["layers.0.linear1"].storage_bytes == 2 * 4 * (24 + 48)
+
+
+def test_profile_of_a_convolution():
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(nn.Conv1d(6, 6, 1) for _ in range(3)))
+    x = torch.randn(2, 6, 10)
+    bitquant.quantize_(layers, QuantConfig.preset("bit-plus", low_rank=2), x)
+    (row,) = [row for row in bitquant.report(layers).rows if row.path == "1.float_path"]
+    bitquant.convert_(layers)
+    (profiled,) = [row for row in bitquant.profile(layers, x).layers if row.path == "1.float_path"]
+    assert profiled.macs == row.macs == 2 * 10 * 2 * (6 + 6 + 6)
 
 
 def test_outputs_are_not_handed_on_as_bits(model, batches):
@@ -269,15 +345,23 @@ def test_no_rank(rank):
         QuantConfig.preset("bit-plus", low_rank=rank)
 
 
-def test_not_a_number():
-    layer = layer_of(BitLinear, nn.Linear(4, 4), 2)
-    layer.low_rank.observing = True
-    with pytest.raises(RuntimeError, match="NaN"):
-        layer(torch.full((1, 4), torch.nan))
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_not_a_number(model, batches, number):
+    student = student_of(model, batches)
+    batches[0]["features"][0, 0, 0] = number
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        bitquant.calibrate_(student, batches)
+
+
+def test_factors_too_large_for_fp16(model, batches):
+    student = student_of(model, batches)
+    student.layers[0].linear1.float_path.up.data[0, 0] = 1e6
+    with pytest.raises(ValueError, match=r"layers\.0\.linear1: .* too large for fp16"):
+        bitquant.convert_(student)
 
 
 def test_rules_choose_the_rank(model, batches):
     student = student_of(model, batches, rules={"re:.*linear1": {"low_rank": 2}, "layers.1.linear2": {"low_rank": 0}})
     ranks = {path: found.rank for path, found in paths_of(student).items()}
-    assert ranks["layers.0.linear1.low_rank"] == 2 and ranks["layers.0.linear2.low_rank"] == 4
-    assert "layers.1.linear2.low_rank" not in ranks
+    assert ranks["layers.0.linear1.float_path"] == 2 and ranks["layers.0.linear2.float_path"] == 4
+    assert "layers.1.linear2.float_path" not in ranks
