@@ -14,6 +14,7 @@ from bitquant.capture import Discovery, Site
 from bitquant.capture.discover import module_kind
 from bitquant.config import QuantConfig
 from bitquant.forms import has_form
+from bitquant.nn.low_rank import LowRank
 from bitquant.record import Row
 
 # The closed list of reasons why a contraction stays float; what is special about one is its row's note.
@@ -86,7 +87,7 @@ class Plan:
         rows = []
         for site in self.discovery.sites:
             layer = self.model.get_submodule(site.path) if self.decide(site).config else None
-            if (beside := getattr(layer, "float_path", None)) is not None:
+            if isinstance(beside := getattr(layer, "float_path", None), LowRank):
                 macs = beside.macs(site.macs // (beside.down.shape[1] * beside.up.shape[0]))
                 path = replace(site, path=f"{site.path}.float_path", role="low-rank", macs=macs)
                 rows.append(Row.of(path, None, BESIDE))

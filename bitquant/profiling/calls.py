@@ -11,6 +11,7 @@ from torch import nn
 from bitquant.capture import Site
 from bitquant.capture.discover import run
 from bitquant.capture.macs import MacCounter
+from bitquant.nn.low_rank import LowRank
 from bitquant.packed.structure import KINDS
 from bitquant.packed.weights import PackedWeight
 
@@ -81,7 +82,7 @@ class _Recorder:
                 self.quantized.add(path)
             self.sites[path].macs += macs
             self.sites[path].calls += 1
-            if kind and (beside := getattr(module, "float_path", None)) is not None:
+            if kind and isinstance(beside := getattr(module, "float_path", None), LowRank):
                 place = f"{path}.float_path"
                 site = self.sites.setdefault(place, Site(place, path, "", "linear", "low-rank", shapes=shapes))
                 site.macs += beside.macs(out.numel() // beside.up.shape[0])

@@ -314,6 +314,18 @@ def test_report_and_profile_count_the_path(model, batches):
     assert layers["layers.0.linear1"].storage_bytes - without["layers.0.linear1"].storage_bytes == 2 * 4 * (24 + 48)
 
 
+def test_report_of_an_owner_that_goes_back_to_float(model, batches):
+    student = student_of(model, batches)
+    before = bitquant.report(student)
+    attention = student.layers[0].self_attn
+    attention._capture.path, attention._capture.reason = "float", "neither path is right"
+    after = bitquant.report(student)
+    gone = {row.path for row in before.rows} - {row.path for row in after.rows}
+    assert gone and all(path.startswith("layers.0.self_attn.") and path.endswith(".float_path") for path in gone)
+    assert before.total_macs - after.total_macs == sum(row.macs for row in before.rows if row.path in gone)
+    assert after.share_seen == 1
+
+
 def test_profile_of_a_convolution():
     torch.manual_seed(0)
     layers = nn.Sequential(*(nn.Conv1d(6, 6, 1) for _ in range(3)))
