@@ -1,6 +1,6 @@
 """Whole packed encoders on this CPU, side by side with what a user would run instead.
 
-    python -m benchmarks.encoders [--json] [--threads N] [--seconds S] [--shape NAME] [--memory]
+    python -m benchmarks.encoders [--json] [--threads N] [--seconds S] [--shape NAME] [--low-rank RANK] [--memory]
 
 10 s of speech, that is 500 frames, through Transformer encoders with random weights (they change no time): floats in,
 floats out. The packed encoder is first compared with the definition of its ops, bit for bit. Then all forms take turns
@@ -26,16 +26,16 @@ from bitquant.runtime.shares import shares
 OURS = "1-bit"
 
 
-def measure(shape, frames, seconds, memory):
+def measure(shape, frames, seconds, memory, low_rank=0):
     """One row: milliseconds of every form, ratios to ours, shares of ours, and peak memory."""
     torch.manual_seed(0)
     model = encoder(shape).requires_grad_(False)
     x = torch.randn(1, frames, model.dim)
-    ours = packed(model, x)
+    ours = packed(model, x, low_rank)
     with torch.inference_mode():
         calls = {OURS: lambda: ours(x)} | rivals(model, x)
         times = {name: 1e3 * t for name, t in median_times(calls, seconds, settle=True).items()}
-    row = {"encoder": shape, "frames": frames, "milliseconds": times}
+    row = {"encoder": shape, "frames": frames, "low_rank": low_rank, "milliseconds": times}
     row["times_faster_than"] = {name: t / times[OURS] for name, t in times.items() if name != OURS}
     row["shares"] = shares(ours, x)
     if memory:
@@ -73,12 +73,13 @@ def show(rows):
 @click.option("--seconds", default=3.0, show_default=True, help="Time spent on each encoder.")
 @click.option("--shape", "chosen", type=click.Choice(list(SHAPES)), multiple=True, help="Only this one; repeatable.")
 @click.option("--frames", type=click.IntRange(1), default=FRAMES, show_default=True)
+@click.option("--low-rank", type=click.IntRange(0), default=0, help="Of the float paths.  [default: none]")
 @click.option("--memory", is_flag=True, help="Also the peak memory, in fresh processes.")
-def main(as_json, threads, seconds, chosen, frames, memory):
+def main(as_json, threads, seconds, chosen, frames, low_rank, memory):
     """Time packed encoders against torch and ONNX Runtime."""
     if threads:
         torch.set_num_threads(threads)
-    rows = [measure(shape, frames, seconds, memory) for shape in chosen or SHAPES]
+    rows = [measure(shape, frames, seconds, memory, low_rank) for shape in chosen or SHAPES]
     facts = {"backend": ops.backends()[0].reason, "threads": torch.get_num_threads(), "torch": torch.__version__}
     if as_json:
         click.echo(json.dumps(facts | {"onnx_runtime": ONNX_RUNTIME, "encoders": rows}, indent=2))

@@ -36,10 +36,10 @@ def encoder(shape):
     return LastState(build_encoder(kind="transformer", layers=layers, dim=dim, heads=heads, ffn=ffn)).eval()
 
 
-def packed(model, x):
-    """A packed copy; raises if its kernels differ from the definition."""
+def packed(model, x, low_rank=0):
+    """A packed copy, with float paths of a rank; raises if its kernels differ from the definition."""
     model = copy.deepcopy(model)
-    bitquant.quantize_(model, "bit-plus", x)
+    bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", low_rank=low_rank), x)
     bitquant.convert_(model)
     with torch.inference_mode():
         out = model(x)
