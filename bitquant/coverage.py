@@ -98,8 +98,8 @@ def report(model: nn.Module, example_inputs: Any = None) -> Report:
     if isinstance(getattr(model, "_bitquant", None), Record):
         record = record_of(model)
         rows = _as_they_run(model, record.rows)
-        gone = {row.path for row in record.rows} - {row.path for row in rows}
-        return Report(rows, record.total_macs - sum(row.macs for row in record.rows if row.path in gone))
+        gone = sum(row.macs for row in record.rows) - sum(row.macs for row in rows)
+        return Report(rows, record.total_macs - gone)
     discovery = discover(model, example_inputs)
     plan = Plan(model, discovery, QuantConfig.preset("bit-plus"))
     return Report(plan.rows(), discovery.total_macs)
@@ -108,15 +108,16 @@ def report(model: nn.Module, example_inputs: Any = None) -> Report:
 def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
     """The rows with what became of their owners since: a call of another kind may have made one fall back, and a float
     path beside it is then not run."""
-    live, now = owners(model), []
+    live, now, stopped = owners(model), [], set()
     for row in rows:
-        if row.reason == BESIDE and any(row.path == f"{one.path}.float_path" and one.reason == DIFFERS for one in now):
+        if row.reason == BESIDE and row.path.removesuffix(".float_path") in stopped:
             continue
         owner, _, name = row.path.rpartition(".")
         if owner in live and name in live[owner]["children"]:
             in_float = live[owner]["path"] == "float"
             row = replace(row, traced=None if in_float else live[owner]["path"], note=live[owner]["reason"])
             if in_float:
+                stopped.add(row.path)
                 row.reason = DIFFERS
                 row.set_bits(None)
         now.append(row)

@@ -84,12 +84,11 @@ class BitFunctionalLinear(OptionalState):
 
     def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight = weight.T if self.matmul else weight
-        self.start(weight)
-        if self.float_path is None:
-            with exact(input):
+        with exact(input):
+            self.start(weight)
+            if self.float_path is None:
                 return self._product(input, weight, bias).to(input.dtype)
-        product, matrix = lambda rest: self._product(rest, weight, bias), lambda: weight  # noqa: E731
-        return self.float_path(input, product, matrix)
+        return self.float_path(input, lambda rest: self._product(rest, weight, bias), lambda: weight)
 
     def _product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         levels, alpha = self.input_quantizer(input)

@@ -278,6 +278,18 @@ def test_autocast(model, batches):
         packed(**batches[0])
 
 
+def test_a_product_with_a_parameter_starts_its_path_in_fp32_under_autocast(model, batches):
+    student = student_of(model, batches)
+    student.load_state_dict(model.state_dict())
+    plain = copy.deepcopy(student)
+    with torch.no_grad():
+        plain(**batches[0])
+        with torch.autocast("cpu", torch.bfloat16):
+            student(**batches[0])
+    for path, found in paths_of(student).items():
+        assert torch.equal(found.up, paths_of(plain)[path].up), path
+
+
 def test_a_float_checkpoint_starts_the_path_again(model, batches):
     student = student_of(model, batches)
     other = copy.deepcopy(model)
@@ -337,7 +349,7 @@ def test_profile_of_a_convolution():
     assert profiled.macs == row.macs == 2 * 10 * 2 * (6 + 6 + 6)
 
 
-def test_outputs_are_not_handed_on_as_bits(model, batches):
+def test_outputs_are_not_handed_on_as_bits():
     layers = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
     x = torch.randn(32, 64)
     for rank, some in ((0, True), (2, False)):
