@@ -13,6 +13,7 @@ FORMAT_VERSION = 1
 
 _CHOICES = {
     "weight_bits": (1, 32),
+    "embedding_bits": (1, 2, 4, 8, 32),
     "activation_bits": (1, 2, 4, 8, 32),
     "weight_scale": ("tensor", "row"),
     "weight_center": ("none", "tensor", "row"),
@@ -75,7 +76,7 @@ class QuantConfig:
         low_rank: rank of a float path (fp16 in the file) beside each quantized product of a linear layer or
             pointwise convolution: it takes the few directions that hold most of the input, the levels the rest. 0: no
             path.
-        embeddings: binarize token embedding tables.
+        embedding_bits: of token embedding tables: 1, 2, 4, 8, or 32 for float tables.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
         modules_to_not_convert: modules left in float: exact name, a suffix of it at a dot, or ``"re:..."``.
         rules: per-module overrides, ``{exact name or "re:...": {field: value} or None}``; ``None`` leaves the module
@@ -102,7 +103,7 @@ class QuantConfig:
     signed_init: float = 1.0
     depthwise: str = "float"
     low_rank: int = 0
-    embeddings: bool = True
+    embedding_bits: int = 1
     float_embeddings: str = r".*(position|token_type|segment|relative|rel_|bias).*"
     modules_to_not_convert: tuple[str, ...] = ()
     rules: dict[str, dict[str, Any] | None] = field(default_factory=dict)
@@ -137,7 +138,7 @@ class QuantConfig:
                 self._with(overrides)
 
     def _check_types(self):
-        for key in ("weight_scale_learnable", "relu", "embeddings"):
+        for key in ("weight_scale_learnable", "relu"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"{key} must be true or false; got {getattr(self, key)!r}")
         if not isinstance(self.low_rank, int) or isinstance(self.low_rank, bool) or self.low_rank < 0:
@@ -160,6 +161,11 @@ class QuantConfig:
             if key not in known:
                 raise ValueError(f"unknown configuration field {key!r}; did you mean {_close(key, known)}?")
         return dataclasses.replace(self, **{"rules": {}, **overrides})
+
+    @property
+    def table_bits(self) -> int:
+        """Of an embedding table that is quantized: ``embedding_bits``, or 32 while the weights are in float."""
+        return 32 if self.weight_bits == 32 else self.embedding_bits
 
     @classmethod
     def preset(cls, name: str, **overrides) -> QuantConfig:

@@ -10,6 +10,7 @@ from bitquant.nn.weights import QuantizedWeight
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
 from bitquant.packed.functional import drop_parameters_
 from bitquant.packed.structure import replace_everywhere_
+from bitquant.quantizers import FLOAT_BITS
 from bitquant.record import record_of
 from bitquant.widths import widths_of
 
@@ -48,7 +49,7 @@ def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
     """The packed form of a trained layer; None for anything else, and for float weights and float softmaxes."""
     if isinstance(module, BitAttention):
         return PackedAttention.from_trained(module) if module.in_integers else None
-    if not isinstance(module, (BitFunctionalLinear, QuantizedWeight)) or module.weight_quantizer.bits != 1:
+    if not isinstance(module, (BitFunctionalLinear, QuantizedWeight)) or module.weight_quantizer.bits == FLOAT_BITS:
         return None
     if isinstance(module, BitFunctionalLinear):
         return PackedFunctionalLinear.from_call(module, _parameter(model, path, module))

@@ -15,6 +15,7 @@ from bitquant.capture.discover import module_kind
 from bitquant.config import QuantConfig
 from bitquant.forms import has_form
 from bitquant.nn.low_rank import LowRank
+from bitquant.quantizers import FLOAT_BITS
 from bitquant.record import Row
 
 # The closed list of reasons why a contraction stays float; what is special about one is its row's note.
@@ -100,7 +101,7 @@ class Plan:
         if chosen.depthwise == "float" and self._is_depthwise(site):
             return Decision(None, KEPT, DEPTHWISE)
         if site.kind == "embedding":
-            if not chosen.embeddings:
+            if chosen.embedding_bits == FLOAT_BITS:
                 return Decision(None, KEPT)
             fixed = site.dynamic[:1] == (False,)  # the same rows whatever the model is given: positions
             if fixed or re.fullmatch(chosen.float_embeddings, site.path):

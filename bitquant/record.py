@@ -46,9 +46,10 @@ class Row:
 
     def set_bits(self, config: QuantConfig | None) -> None:
         """Note the widths of a configuration; None for float."""
-        weighted = self.role in ("weight", "parameter")
-        self.weight_bits = (config.weight_bits if config else 32) if weighted else None
-        self.activation_bits = config.activation_bits if config and self.kind != "embedding" else 32
+        table = self.kind == "embedding"
+        bits = 32 if config is None else config.table_bits if table else config.weight_bits
+        self.weight_bits = bits if self.role in ("weight", "parameter") else None
+        self.activation_bits = config.activation_bits if config and not table else 32
 
 
 @dataclass

@@ -11,6 +11,7 @@ import bitquant
 from bitquant import ops
 from bitquant.nn import BitAttention, BitEmbedding, BitLinear
 from bitquant.packed import PackedAttention, PackedEmbedding, PackedLinear
+from bitquant.widths import in_float
 
 PRESETS = ["bit-ref", "bit-plus"]
 
@@ -208,6 +209,31 @@ def test_embeddings(encoder):
         expected = model(ids)
     bitquant.convert_(model)
     assert isinstance(model.words, PackedEmbedding) and torch.equal(model(ids), expected)
+
+
+def test_wider_embeddings():
+    model, ids = Tied().eval(), torch.randint(20, (2, 6))
+    model.head.weight = nn.Parameter(torch.randn(20, 8))
+    expected = model.words(ids)
+    bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", embedding_bits=8), ids)
+    row = next(row for row in bitquant.report(model).rows if row.path == "words")
+    assert row.weight_bits == 8 and row.reason is None and not row.binarized
+    torch.testing.assert_close(model.words(ids), expected, rtol=0, atol=0.05)
+    assert not torch.equal(model.words(ids), expected)
+    with in_float(model):
+        assert torch.equal(model.words(ids), expected)
+    with torch.no_grad():
+        expected = model(ids)
+    bitquant.convert_(model)
+    assert torch.equal(model(ids), expected)
+
+
+def test_float_embeddings():
+    model, ids = Tied().eval(), torch.randint(20, (2, 6))
+    model.head.weight = nn.Parameter(torch.randn(20, 8))
+    bitquant.quantize_(model, bitquant.QuantConfig.preset("bit-plus", embedding_bits=32), ids)
+    reasons = {row.path: row.reason for row in bitquant.report(model).rows}
+    assert type(model.words) is nn.Embedding and reasons["words"] == "kept by the configuration"
 
 
 def test_no_float_copy_remains(encoder, inputs):

@@ -209,9 +209,9 @@ def _means(losses: list[float]) -> list[float]:
 )
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
 @training(steps=200)
-def main(kind, work, preset, config_file, skip, widths, chain, low_rank, **options):
+def main(kind, work, preset, config_file, skip, widths, chain, low_rank, embedding_bits, **options):
     """Distil the encoder KIND and measure it."""
-    config = configuration(preset, config_file, skip, widths, chain, low_rank)
+    config = configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits)
     found = run(kind, config, work, chain=chain, **options)
     names = ("float", "student", "packed")
     rows = [(measure, *(f"{values[name]:.1%}" for name in names)) for measure, values in found["measured"].items()]

@@ -28,6 +28,11 @@ def training(steps):
             help="A float path of this rank beside each quantized linear layer.  [default: none]",
         ),
         click.option(
+            "--embedding-bits",
+            type=click.Choice(["1", "2", "4", "8", "32"]),
+            help="Bits of token embedding tables.  [default: 1]",
+        ),
+        click.option(
             "--stage-teacher",
             type=click.Choice(["float", "previous"]),
             default="float",
@@ -69,7 +74,7 @@ def training(steps):
     return add
 
 
-def configuration(preset, config_file, skip, widths, chain, low_rank):
+def configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits):
     """The QuantConfig that the options describe; a chain's is that of its last stage."""
     import dataclasses
 
@@ -89,4 +94,6 @@ def configuration(preset, config_file, skip, widths, chain, low_rank):
     changes = dataclasses.asdict(bits) if bits else {}
     if low_rank is not None:
         changes["low_rank"] = low_rank
+    if embedding_bits is not None:
+        changes["embedding_bits"] = int(embedding_bits)
     return dataclasses.replace(config, modules_to_not_convert=(*config.modules_to_not_convert, *skip), **changes)

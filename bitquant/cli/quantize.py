@@ -54,6 +54,7 @@ def run(
     widths,
     chain,
     low_rank,
+    embedding_bits,
     **options,
 ):
     """Runs ``bitquant.pipeline.binarize`` with a progress bar and prints what it measured; cheap checks go first.
@@ -69,7 +70,7 @@ def run(
     from bitquant.sources import open_source
     from bitquant.training_directory import TrainingDirectory
 
-    config = configuration(preset, config_file, skip, widths, chain, low_rank)
+    config = configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits)
     check_target(out, overwrite=overwrite)
     TrainingDirectory(out).check(resume=resume, overwrite=overwrite)
     found = find_model()

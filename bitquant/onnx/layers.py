@@ -89,11 +89,10 @@ class EmbeddingNode(PackedEmbedding):
     def prepare(self, fold: bool) -> None:
         pass  # rows are unpacked as they are looked up
 
-    def product(self, indices: Tensor) -> Tensor:
+    def look_up(self, indices: Tensor, plane: Tensor, scale: Tensor) -> Tensor:
         shape = (*indices.shape, self.dim)
-        inputs = [indices, self.weight_packed, self.scale]
-        run = lambda: PackedEmbedding.product(self, indices)  # noqa: E731
-        return emit(self, "BinaryEmbedding", inputs, shape, run, levels={}, columns=self.dim)
+        run = lambda: PackedEmbedding.look_up(self, indices, plane, scale)  # noqa: E731
+        return emit(self, "BinaryEmbedding", [indices, plane, scale], shape, run, levels={}, columns=self.dim)
 
 
 class PackedAttentionNode(PackedAttention):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,8 +33,7 @@ def float_twin(model: nn.Module) -> nn.Module:
 
 def _float_layer(layer: PackedLayer | PackedEmbedding) -> nn.Module:
     if isinstance(layer, PackedEmbedding):
-        signs = packing.unpack_bits(layer.weight_packed, layer.dim).float() * 2 - 1
-        return nn.Embedding.from_pretrained(signs * layer.scale.unsqueeze(-1))
+        return nn.Embedding.from_pretrained(layer.product(torch.arange(layer.rows, device=layer.scale.device)))
     signs = packing.unpack_bits(layer.packed(), layer.columns).float() * 2 - 1
     weight = signs * layer.scale.unsqueeze(-1)
     if isinstance(layer, PackedFunctionalLinear):

@@ -165,7 +165,7 @@ def _storage(model: nn.Module, works: list[Work], convention: Convention,
         row = rows[path] = _row(path, work, type(module).__name__)
         for name, tensor in module.state_dict().items():
             row.storage_bytes += tensor.nbytes
-            row.parameters += tensor.numel() * (8 if name == "weight_packed" else 1)
+            row.parameters += (module.weight if name == "weight_packed" else tensor).numel()
     for name, parameter in model.named_parameters():
         if any(re.fullmatch(pattern, name) for pattern in not_stored) or any(name.startswith(p + ".") for p in packed):
             continue

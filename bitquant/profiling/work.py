@@ -78,8 +78,12 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
         with _Densities(model) as densities:
             discovery = discover(model, example_inputs)
         plan, sites = Plan(model, discovery, config), discovery.sites
-        chosen = [site for site in sites if bits is not None and plan.decide(site)[0] is not None]
-        widths = {site.path: (bits[0], 32 if site.kind == "embedding" else bits[1]) for site in chosen}
+        decided = [(site, plan.decide(site).config) for site in sites] if bits is not None else []
+        widths = {
+            site.path: (max(bits[0], chosen.embedding_bits), 32) if site.kind == "embedding" else bits
+            for site, chosen in decided
+            if chosen is not None
+        }
         places = _Places(model, plan.blocks, sites)
     works = []
     for site in sites:

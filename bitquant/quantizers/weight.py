@@ -1,4 +1,4 @@
-"""The weight binarizer: ``W ~ s * sign(W - mu)`` with a mean-magnitude or learnable scale."""
+"""The weight quantizer: ``W ~ s * sign(W - mu)`` with a mean-magnitude or learnable scale; tables may be wider."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from .integer import FLOAT_BITS
 from .state import OptionalState
 
 SCALE_FLOOR = 1e-8
+# Half the step between levels that fits a Gaussian's values best (Max, 1960), in units of their mean magnitude, by bits
+BEST_SCALE = {1: 1.0, 2: 0.6240, 4: 0.2101, 8: 0.01934}
 
 
 class WeightLevels(torch.autograd.Function):
@@ -24,6 +26,18 @@ class WeightLevels(torch.autograd.Function):
     def backward(ctx, grad):
         (scale,) = ctx.saved_tensors
         return grad / scale, None, None
+
+
+def odd_levels(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The nearest odd integer to ``weight / scale``, from ``1 - 2^bits`` to ``2^bits - 1``; at 1 bit that is the sign.
+
+    The gradient passes within that range, as that of LSQ; ``scale`` broadcasts against ``weight``.
+    """
+    highest = 2**bits - 1
+    ratio = (weight / scale).clamp(-highest, highest)
+    with torch.no_grad():
+        levels = (2 * torch.floor(ratio / 2) + 1).clamp_(max=highest)
+    return levels + (ratio - ratio.detach())  # the levels exactly
 
 
 def weight_mean(weight: Tensor, center: str) -> Tensor:
@@ -44,15 +58,16 @@ def mean_magnitude(weight: Tensor, granularity: str) -> Tensor:
 
 
 class WeightQuantizer(OptionalState):
-    """Binarizes a weight of shape (rows, ...) to levels {-1, +1} and a positive scale per tensor or per row.
+    """Quantizes a weight of shape (rows, ...) to levels {-1, +1} and a positive scale per tensor or per row; with 2, 4
+    or 8 bits, to odd levels from ``1 - 2^bits`` to ``2^bits - 1``.
 
     Args:
         weight: the trained weight; a learnable scale starts from its mean magnitude.
         granularity: ``"tensor"`` or ``"row"``.
         learnable: ``s = s_init * exp(r)`` with ``r`` trained; otherwise ``mean|W|`` anew at every step, a constant in
-            the gradient.
-        center: ``"none"``, ``"tensor"`` or ``"row"``.
-        bits: 1, or 32, which passes the float weight through with scale 1.
+            the gradient; either times ``BEST_SCALE``.
+        center: what is subtracted before the sign, at 1 bit: ``"none"``, ``"tensor"`` or ``"row"``.
+        bits: 1; 2, 4 or 8, for embedding tables; or 32, which passes the float weight through with scale 1.
     """
 
     def __init__(self, weight: Tensor, *, granularity: str, learnable: bool, center: str, bits: int = 1):
@@ -68,8 +83,8 @@ class WeightQuantizer(OptionalState):
         if self.bits == FLOAT_BITS:
             return weight.new_ones(1, dtype=torch.float32)
         if self.learnable:
-            return self.scale_init * torch.exp(self.log_ratio)
-        return mean_magnitude(weight.detach(), self.granularity)
+            return self.scale_init * torch.exp(self.log_ratio) * BEST_SCALE[self.bits]
+        return mean_magnitude(weight.detach(), self.granularity) * BEST_SCALE[self.bits]
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """weight (rows, ...) -> (levels fp32 of that shape, scale fp32 [1] or [rows])."""
@@ -82,9 +97,17 @@ class WeightQuantizer(OptionalState):
 
     @torch.no_grad()
     def signs(self, weight: Tensor) -> Tensor:
-        """bool of weight's shape: what is packed."""
+        """bool of weight's shape: what is packed of a 1-bit weight."""
         weight = weight.float()
         return weight >= weight_mean(weight, self.center)
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> Tensor:
+        """uint8 of weight's shape, (rows, columns): 0 for the lowest level, ``2^bits - 1`` for the highest."""
+        if self.bits == 1:
+            return self.signs(weight).to(torch.uint8)
+        levels = odd_levels(weight.float(), self.scale(weight).view(-1, 1), self.bits)
+        return ((levels + (2**self.bits - 1)) / 2).to(torch.uint8)
 
     @torch.no_grad()
     def reset(self, weight: Tensor) -> None:

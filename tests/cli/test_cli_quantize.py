@@ -96,6 +96,13 @@ def test_low_rank(quantize, no_measuring, tmp_path):
     assert model.get_submodule("encoder.layer.0.output.dense").float_path.rank == 2
 
 
+def test_embedding_bits(quantize, no_measuring, tmp_path):
+    result = quantize("--embedding-bits", "4")
+    assert result.exit_code == 0, result.output
+    table = load(tmp_path / "out").get_submodule("embeddings.word_embeddings")
+    assert table.bits == 4 and len(table.weight_packed) == 4 * table.rows
+
+
 def test_same_seed_same_file(quantize, no_measuring, tmp_path):
     for out in ("a", "b"):
         assert quantize(out=tmp_path / out, steps=3).exit_code == 0

@@ -50,6 +50,7 @@ class Everything(nn.Module):
             same = type(convolution)(**self._arguments(convolution))
             self.convolutions.append(trained(same, BitConv, of_conv, nonnegative=bool(i % 2)))
         self.embedding = trained(nn.Embedding(7, 63), BitEmbedding, config)
+        self.table = trained(nn.Embedding(7, 9), BitEmbedding, QuantConfig.preset(preset, embedding_bits=4))
         self.attention, self.causal = BitAttention(config, 20), BitAttention(config, 20)
         self.biased = BitAttention(config, 20, score_bias=True)
         self.matmul, self.einsum = BitMatmul(config, nonnegative=(False, True)), BitEinsum(config)
@@ -75,7 +76,7 @@ class Everything(nn.Module):
         for module in (self.linears, self.convolutions):
             for i, layer in enumerate(module):
                 module[i] = (PackedLinear if isinstance(layer, BitLinear) else PackedConv).from_trained(layer)
-        self.embedding = PackedEmbedding.from_trained(self.embedding)
+        self.embedding, self.table = (PackedEmbedding.from_trained(e) for e in (self.embedding, self.table))
         if self.attention.in_integers:
             self.attention, self.causal = (PackedAttention.from_trained(a) for a in (self.attention, self.causal))
         return self.eval().requires_grad_(False)
@@ -89,7 +90,8 @@ class Everything(nn.Module):
             out.append(convolution(rows if flat else rows.unsqueeze(-1) * x[:, None, :, 24:31]))
         q, k, v = (x[..., 60 * i : 60 * (i + 1)].unflatten(-1, (3, 20)).transpose(1, 2) for i in range(3))
         mask = keep[:, None, None]
-        out += [self.embedding(tokens), self.attention(q, k, v, scale=0.2), self.causal(q, k, v, mask, scale=0.2)]
+        out += [self.embedding(tokens), self.table(tokens)]
+        out += [self.attention(q, k, v, scale=0.2), self.causal(q, k, v, mask, scale=0.2)]
         out.append(self.biased(q, k, v, torch.where(mask, 0.1 * q @ k.transpose(-1, -2), -torch.inf), scale=0.2))
         return [*out, self.matmul(q, v.abs().transpose(-1, -2)), self.einsum("bhqd,bhkd->bqhk", q, k)]
 
@@ -122,7 +124,7 @@ def assert_equal(nodes, proto):
 def test_every_layer_gives_equal_numbers(exported):
     assert_equal(*exported)
     names = {node.name for node in layers(exported[1])}
-    assert {"linears.0", "convolutions.5", "embedding", "attention"} <= names
+    assert {"linears.0", "convolutions.5", "embedding", "table:3", "attention"} <= names
 
 
 def test_folded_table_rule():

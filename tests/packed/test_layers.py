@@ -130,14 +130,22 @@ def test_convolution(name, bits, nonnegative):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("dim", [1, 63, 100])
-def test_embedding(preset, dim):
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_embedding(preset, dim, bits, dtype):
     torch.manual_seed(0)
-    table = nn.Embedding(50, dim, padding_idx=0)
+    table = nn.Embedding(50, dim, padding_idx=0, dtype=dtype)
     mutate_class_(table, BitEmbedding)
-    table.add_quantizers(QuantConfig.preset(preset))
+    table.add_quantizers(QuantConfig.preset(preset, embedding_bits=bits))
+    if preset == "bit-plus":
+        nn.init.normal_(table.weight_quantizer.log_ratio, std=0.2)  # as training would leave it
     packed = PackedEmbedding.from_trained(table)
     for indices in (torch.randint(50, (2, 9)), torch.tensor(3), torch.zeros(0, dtype=torch.long)):
         assert_same(table, packed, indices)
+    assert_same(table, packed, torch.randint(50, (4, 9), dtype=torch.int32).T)
+    assert packed(torch.tensor([1])).dtype == dtype
+    with pytest.raises(IndexError, match="outside the embedding's 50 rows"):
+        packed(torch.tensor([50]))
     out = table(torch.tensor([0, 1]))
     out.sum().backward()
     assert not table.weight.grad[0].any() and table.weight.grad[1].any()  # padding_idx gets no gradient
@@ -154,6 +162,23 @@ def test_state_dict_is_the_bit_layout(packed):
     assert bytes_.dtype == torch.uint8 and bytes_.shape == (5, 8)
     bits = (bytes_.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1).flatten(1)
     assert torch.equal(bits[:, :63].bool(), layer.weight >= 0) and not bits[:, 63:].any()
+
+
+def test_levels_of_a_table_in_bits():
+    table = nn.Embedding.from_pretrained(torch.tensor([[-9.0, -0.1, 0.0, 0.6], [0.25, 0.1, -0.1, -0.25]]), freeze=False)
+    mutate_class_(table, BitEmbedding)
+    table.add_quantizers(QuantConfig.preset("bit-plus", embedding_bits=2))
+    table.weight_quantizer.scale_init.fill_(0.1 / 0.624)
+    packed = PackedEmbedding.from_trained(table)
+    assert packed.state_dict()["weight_packed"].tolist() == [[0b1010], [0b0101], [0b1100], [0b0011]]
+    expected = 0.1 * torch.tensor([[-3.0, -1, 1, 3], [3, 1, -1, -3]])
+    torch.testing.assert_close(packed(torch.tensor([0, 1])), expected)
+
+
+@pytest.mark.parametrize("bits", [0, 3, 16, "1"])
+def test_no_other_widths_of_tables(bits):
+    with pytest.raises(ValueError, match="a packed embedding has 1, 2, 4 or 8 bits"):
+        PackedEmbedding(5, 8, bits=bits)
 
 
 def test_loading_checks_the_bits():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
+from bitquant.quantizers.weight import odd_levels
 
 
 def made(levels, channels, smooth=False):
@@ -108,3 +109,20 @@ def test_calibration_ignores_padding():
     quantizer(x)
     assert quantizer.alpha.item() == 2.0
     assert quantizer.observed[1] == 18
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_odd_levels(bits):
+    torch.manual_seed(1)
+    scale = torch.tensor([[0.5], [0.02]], requires_grad=True)
+    weight = torch.randn(2, 100, requires_grad=True)
+    grad, highest = torch.randn(2, 100), 2**bits - 1
+    level = odd_levels(weight, scale, bits)
+    (level * scale).backward(grad)
+    choices = torch.arange(-highest, highest + 1, 2.0)
+    ratio = (weight / scale).detach()
+    assert torch.equal(level.detach(), choices[(ratio.unsqueeze(-1) - choices).abs().argmin(-1)])
+    inside = ratio.abs() <= highest
+    torch.testing.assert_close(weight.grad, grad * inside)
+    term = torch.where(inside, level.detach() - ratio, level.detach())
+    torch.testing.assert_close(scale.grad, (grad * term).sum(1, keepdim=True), rtol=1e-4, atol=1e-4)
