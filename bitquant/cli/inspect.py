@@ -78,13 +78,14 @@ def _rewritten(model, example, module):
 
 def _rank(source, path, budget, save_to, as_json):
     """Every layer binarized alone, over up to 64 held-out samples."""
+    import dataclasses
     import json
 
     from bitquant.config import QuantConfig
     from bitquant.damage import sensitivity
     from bitquant.data import read_data
 
-    data = read_data(path, source)
+    config, data = QuantConfig.preset("bit-plus"), read_data(path, source)
     samples, _ = data.usable(data.split()[1][:SAMPLES])
     batches = list(data.batches(data.in_order(samples), batch_size=data.batch_size))
     with click.progressbar(length=1, label="layers", file=sys.stderr) as bar:
@@ -93,9 +94,9 @@ def _rank(source, path, budget, save_to, as_json):
             bar.length = total
             bar.update(1)
 
-        ranking = sensitivity(source.model, "bit-plus", batches, progress=tell)
+        ranking = sensitivity(source.model, config, batches, progress=tell)
     if budget is not None:
         ranking.propose(budget)
     click.echo(json.dumps(ranking.to_dict(), indent=2) if as_json else str(ranking))
     if save_to:
-        save_to.write(json.dumps(QuantConfig.preset("bit-plus", rules=ranking.rules).to_dict(), indent=2))
+        save_to.write(json.dumps(dataclasses.replace(config, rules=ranking.rules).to_dict(), indent=2))

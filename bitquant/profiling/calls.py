@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitquant.capture import Site
-from bitquant.capture.discover import run
+from bitquant.capture.run import run
 from bitquant.capture.macs import MacCounter
 from bitquant.nn.low_rank import LowRank
 from bitquant.packed.structure import KINDS
