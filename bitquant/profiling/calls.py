@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from bitquant.capture import Site
-from bitquant.capture.run import run
 from bitquant.capture.macs import MacCounter
+from bitquant.capture.run import run
 from bitquant.nn.low_rank import LowRank
 from bitquant.packed.structure import KINDS
 from bitquant.packed.weights import PackedWeight
