@@ -281,11 +281,13 @@ LIES = {
     "labels": lambda c: c.update(num_labels=10**11),
     "packed-width": lambda c: _module(c).update(in_features=2**50),
     "packed-rows": lambda c: _module(c).update(out_features=2**70),
+    "table-bits": lambda c: _modules(c)["embeddings.word_embeddings"].update(bits=8),
+    "no-table-bits": lambda c: _modules(c)["embeddings.word_embeddings"].update(bits="many"),
     "negative": lambda c: _module(c).update(out_features=-8),
     "not-a-number": lambda c: _module(c).update(out_features="many"),
     "unknown-argument": lambda c: _module(c).update(colour="red"),
     "unknown-type": lambda c: _module(c).update(type="os.system"),
-    "unknown-path": lambda c: c["quantization_config"]["structure"]["modules"].update(no_such={"type": "PackedLinear"}),
+    "unknown-path": lambda c: _modules(c).update(no_such={"type": "PackedLinear"}),
     "no-structure": lambda c: c["quantization_config"].update(structure={}),
     "structure-is-text": lambda c: c["quantization_config"].update(structure="x"),
     "modules-is-a-list": lambda c: c["quantization_config"]["structure"].update(modules=[1]),
@@ -294,8 +296,12 @@ LIES = {
 }
 
 
+def _modules(config):
+    return config["quantization_config"]["structure"]["modules"]
+
+
 def _module(config):
-    return config["quantization_config"]["structure"]["modules"]["encoder.layer.0.output.dense"]
+    return _modules(config)["encoder.layer.0.output.dense"]
 
 
 @pytest.mark.parametrize("lie", LIES)
