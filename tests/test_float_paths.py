@@ -281,3 +281,19 @@ def test_rules_choose_the_rank(model, batches):
     ranks = {path: found.rank for path, found in paths_of(student).items()}
     assert ranks["layers.0.linear1.float_path"] == 2 and ranks["layers.0.linear2.float_path"] == 4
     assert "layers.1.linear2.float_path" not in ranks
+
+
+def test_distributed_data_parallel(model, batches, tmp_path):
+    student = student_of(model, batches)
+    bitquant.calibrate_(student, batches)
+    student.train()
+    copied = copy.deepcopy(student)
+    copied(**batches[0]).square().mean().backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        nn.parallel.DistributedDataParallel(student)(**batches[0]).square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for (name, mine), theirs in zip(student.named_parameters(), copied.parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad), name
+    assert all(path.down.grad.any() and path.up.grad.any() for path in paths_of(student).values())
