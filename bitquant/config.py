@@ -76,7 +76,8 @@ class QuantConfig:
         low_rank: rank of a float path (fp16 in the file) beside each quantized product of a linear layer or
             pointwise convolution: it takes the few directions that hold most of the input, the levels the rest. 0: no
             path.
-        embedding_bits: of token embedding tables: 1, 2, 4, 8, or 32 for float tables.
+        embedding_bits: of token embedding tables: 1, 2, 4, 8, or 32 for float tables. Tables of 2 to 8 bits have no
+            centre, and their scale starts at the best one for Gaussian rows.
         float_embeddings: regular expression of embedding tables that stay float (positions, token types).
         modules_to_not_convert: modules left in float: exact name, a suffix of it at a dot, or ``"re:..."``.
         rules: per-module overrides, ``{exact name or "re:...": {field: value} or None}``; ``None`` leaves the module
@@ -115,7 +116,7 @@ class QuantConfig:
         self._check_types()
         object.__setattr__(self, "modules_to_not_convert", tuple(self.modules_to_not_convert))
         for key, allowed in _CHOICES.items():
-            if getattr(self, key) not in allowed or isinstance(getattr(self, key), bool):
+            if getattr(self, key) not in allowed or type(getattr(self, key)) is not type(allowed[0]):
                 raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}; got {getattr(self, key)!r}")
         if not 0.0 < self.attention_keep <= 1.0:
             raise ValueError(f"attention_keep must be in (0, 1]; got {self.attention_keep}")

@@ -74,6 +74,7 @@ def test_rule_without_match_names_near_ones():
         (lambda: QuantConfig(modules_to_not_convert=None), "modules_to_not_convert must be a list of module names"),
         (lambda: QuantConfig(weight_bits=True), "weight_bits must be one of 1, 32; got True"),
         (lambda: QuantConfig(float_embeddings=3), "float_embeddings must be a string"),
+        (lambda: QuantConfig(embedding_bits=4.0), "embedding_bits must be one of 1, 2, 4, 8, 32; got 4.0"),
         (lambda: QuantConfig(embedding_bits=3), "embedding_bits must be one of 1, 2, 4, 8, 32; got 3"),
         (lambda: QuantConfig.from_dict({"embeddings": True}), "did you mean 'embedding_bits'"),
         (lambda: QuantConfig(version=99), "configuration version 1, not 99"),

@@ -29,7 +29,8 @@ from bitquant.data.kind import Data
 from bitquant.pipeline import binarize
 from bitquant.sources import Source
 
-RECIPE = 2  # counts changes of data and training: a run of before does not stand for one of now
+# count changes of data and training: a run of before does not stand for one of now
+RECIPES = {"minilm": 3, "hama": 2, "whisper": 2}
 CURVE = 40  # points of the loss curve that is kept
 Score = Callable[[dict[str, nn.Module], str], dict[str, dict[str, float]]]
 
@@ -127,7 +128,7 @@ def run(
     training = {key: value for key, value in training.items() if value is not None}
     if "chain" not in training:
         training.pop("stage_teacher", None)  # who teaches the stages after the first
-    settings = {"task": kind, "recipe": RECIPE, "config": config.to_dict(), "seconds": seconds}
+    settings = {"task": kind, "recipe": RECIPES[kind], "config": config.to_dict(), "seconds": seconds}
     settings |= {"max_length": max_length, **training}
     settings.pop("checkpoint_every", None)
     for line in log.read_text(encoding="utf-8").splitlines() if log and log.exists() else ():

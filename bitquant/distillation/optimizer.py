@@ -10,14 +10,16 @@ SCALE_NAMES = ("alpha", "log_ratio", "log_gain")
 
 
 def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_decay: float) -> list[dict]:
-    """Latent weights (decayed); biases, norms and shifts (not decayed); quantizer scales (own rate, not decayed).
+    """Latent weights (decayed); embedding tables, biases, norms and shifts (not decayed: the rows of a table that no
+    step reads would only fade); quantizer scales (own rate, not decayed).
 
     Each group keeps its peak rate as ``peak``.
     """
-    shifts = {id(m.shift) for m in student.modules() if isinstance(m, ActivationQuantizer) and m.shift is not None}
+    kept = {id(m.shift) for m in student.modules() if isinstance(m, ActivationQuantizer) and m.shift is not None}
+    kept |= {id(m.weight) for m in student.modules() if isinstance(m, nn.Embedding)}
     groups = {
         "weights": {"params": [], "lr": lr, "weight_decay": weight_decay},
-        "vectors": {"params": [], "lr": lr, "weight_decay": 0.0},
+        "others": {"params": [], "lr": lr, "weight_decay": 0.0},
         "scales": {"params": [], "lr": scale_lr, "weight_decay": 0.0},
     }
     for name, parameter in student.named_parameters():
@@ -25,8 +27,8 @@ def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_d
             continue
         if name.rpartition(".")[2] in SCALE_NAMES:
             groups["scales"]["params"].append(parameter)
-        elif parameter.ndim < 2 or id(parameter) in shifts:
-            groups["vectors"]["params"].append(parameter)
+        elif parameter.ndim < 2 or id(parameter) in kept:
+            groups["others"]["params"].append(parameter)
         else:
             groups["weights"]["params"].append(parameter)
     return [{**group, "peak": group["lr"]} for group in groups.values() if group["params"]]

@@ -89,10 +89,18 @@ class EmbeddingNode(PackedEmbedding):
     def prepare(self, fold: bool) -> None:
         pass  # rows are unpacked as they are looked up
 
-    def look_up(self, indices: Tensor, plane: Tensor, scale: Tensor) -> Tensor:
-        shape = (*indices.shape, self.dim)
-        run = lambda: PackedEmbedding.look_up(self, indices, plane, scale)  # noqa: E731
-        return emit(self, "BinaryEmbedding", [indices, plane, scale], shape, run, levels={}, columns=self.dim)
+    def product(self, indices: Tensor) -> Tensor:
+        name, more = ("BinaryEmbedding", {}) if self.bits == 1 else ("IntegerEmbedding", {"bits": self.bits})
+        return emit(
+            self,
+            name,
+            [indices, self.weight_packed, self.scale],
+            (*indices.shape, self.dim),
+            lambda: PackedEmbedding.product(self, indices),
+            levels={},
+            columns=self.dim,
+            **more,
+        )
 
 
 class PackedAttentionNode(PackedAttention):

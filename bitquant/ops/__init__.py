@@ -20,7 +20,6 @@ __all__ = [
     "backends",
     "binary_attention_rowmax",
     "binary_attention_table",
-    "binary_embedding",
     "binary_linear",
     "bits_of_linear",
     "convolution",
@@ -231,12 +230,15 @@ def binary_attention_table(
     return operators.binary_attention_table(q, k, v, keep, table, ratio, scale)
 
 
-def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> Tensor:
-    """Rows of a 1-bit embedding: ``scale_row * (+-1)``.
+def embedding(indices: Tensor, packed: Tensor, bits: int, dim: int, scale: Tensor) -> Tensor:
+    """Rows of a quantized table: ``fl(scale_row * level)``, a level being +-1 at 1 bit, or the odd integer that is the
+    sum of ``+-2^bit``.
 
     Args:
         indices: int64 or int32, any shape.
-        packed: uint8 (V, ceil(dim/8)), ``packing.pack_bits`` of the signs.
+        packed: uint8 (bits * V, ceil(dim/8)), ``packing.pack_bits`` of one table of V rows for each bit, the lowest
+            first.
+        bits: 1, 2, 4 or 8.
         dim: number of columns.
         scale: fp32 [V] or [1].
 
@@ -247,4 +249,4 @@ def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -
         IndexError: an index below 0 or not below V.
         ValueError: a wrong dtype or shape.
     """
-    return operators.binary_embedding(indices, packed, dim, scale)
+    return operators.embedding(indices, packed, bits, dim, scale)

@@ -126,14 +126,17 @@ def table(entries: Tensor, ratio: Tensor, d: int) -> None:
     _integers(ratio, 1, "ratio")
 
 
-def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> None:
+def embedding(indices: Tensor, packed: Tensor, bits: int, dim: int, scale: Tensor) -> None:
     if indices.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"indices must be int64 or int32, got {indices.dtype}")
-    if packed.dtype != torch.uint8 or packed.ndim != 2 or dim < 1 or packed.shape[1] != (dim + 7) // 8:
+    if bits not in (1, 2, 4, 8):
+        raise ValueError(f"bits must be 1, 2, 4 or 8, got {bits}")
+    shape, width = tuple(packed.shape), (dim + 7) // 8
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or dim < 1 or shape[1] != width or shape[0] % bits:
         raise ValueError(
-            f"packed rows of {dim} bits must be uint8 (V, {(dim + 7) // 8}), got {packed.dtype} {tuple(packed.shape)}"
+            f"packed rows of {dim} columns must be uint8 ({bits} * V, {width}), got {packed.dtype} {shape}"
         )
-    vector(scale, packed.shape[0], "scale")
+    vector(scale, shape[0] // bits, "scale")
 
 
 def vector(x: Tensor, n: int, name: str, scalar: bool = True) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch  # noqa: F401  first, so that its OpenMP runtime is the one the library finds
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 OK, NAN, INDEX, TABLE, NO_MEMORY, UNSUPPORTED = range(6)  # bq_status of bitquant.h
 FILE_NAME = {"darwin": "libbitquant_cpu.dylib", "win32": "bitquant_cpu.dll"}.get(sys.platform, "libbitquant_cpu.so")
 
@@ -30,7 +30,7 @@ _SIGNATURES = {
     "bq_attention_table": (c_int, [c_void_p, c_void_p, c_void_p, c_int]),
     "bq_elastic_levels": (c_int, [c_void_p, c_int]),
     "bq_elastic_gradient": (c_int, [*[c_void_p] * 5, c_int64, c_int]),
-    "bq_embedding": (c_int, [c_void_p, c_int64, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int]),
+    "bq_embedding": (c_int, [c_void_p, c_int64, c_void_p, *[c_int64] * 3, c_void_p, c_int64, c_void_p, c_int]),
 }
 
 

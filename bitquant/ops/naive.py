@@ -118,13 +118,14 @@ def binary_attention_table(
     return _taken_values(taken, v).mul_(scale).to(q.dtype)
 
 
-def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> Tensor:
+def embedding(indices: Tensor, packed: Tensor, bits: int, dim: int, scale: Tensor) -> Tensor:
     flat = indices.reshape(-1).to(torch.int64)
-    rows = packed.shape[0]
+    rows = packed.shape[0] // bits
     if flat.numel() and not bool(((flat >= 0) & (flat < rows)).all()):
         raise IndexError(f"an index is outside the embedding's {rows} rows (0 to {rows - 1})")
-    signs = _signs_of_bytes(packed[flat], dim)
-    out = signs * (scale if scale.numel() == 1 else scale[flat].unsqueeze(-1))
+    tables = packed.reshape(bits, rows, packed.shape[1])
+    levels = sum(2**bit * _signs_of_bytes(table[flat], dim) for bit, table in enumerate(tables))
+    out = levels * (scale if scale.numel() == 1 else scale[flat].unsqueeze(-1))
     return out.view(*indices.shape, dim)
 
 

@@ -220,13 +220,13 @@ def _attend(function, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scal
     return out if dtype == torch.float32 else out.to(dtype)
 
 
-def binary_embedding(indices: Tensor, packed: Tensor, dim: int, scale: Tensor) -> Tensor:
+def embedding(indices: Tensor, packed: Tensor, bits: int, dim: int, scale: Tensor) -> Tensor:
     flat = indices.to(torch.int64).contiguous()
     packed, scale = packed.contiguous(), scale.contiguous()
     out = torch.empty((*indices.shape, dim), dtype=torch.float32)
-    rows = packed.shape[0]
+    rows = packed.shape[0] // bits
     status = load().library.bq_embedding(
-        flat.data_ptr(), flat.numel(), packed.data_ptr(), rows, dim, scale.data_ptr(), scale.numel(),
+        flat.data_ptr(), flat.numel(), packed.data_ptr(), rows, bits, dim, scale.data_ptr(), scale.numel(),
         out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     if status == INDEX:

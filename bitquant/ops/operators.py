@@ -109,8 +109,8 @@ binary_attention_table = _operator(
     ),
     lambda q, k, v, keep, table, ratio, scale: q.new_empty((*q.shape[:3], v.shape[3])),
 )
-binary_embedding = _operator(
-    "binary_embedding(Tensor indices, Tensor packed, int dim, Tensor scale) -> Tensor",
-    checks.binary_embedding,
-    lambda indices, packed, dim, scale: scale.new_empty((*indices.shape, dim)),
+embedding = _operator(
+    "embedding(Tensor indices, Tensor packed, int bits, int dim, Tensor scale) -> Tensor",
+    checks.embedding,
+    lambda indices, packed, bits, dim, scale: scale.new_empty((*indices.shape, dim)),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bitquant import ops, packing
@@ -17,7 +16,8 @@ class PackedEmbedding(FixedDtype):
     bits. The rows stay bytes, as on disk: a look-up unpacks only the rows it needs.
 
     ``weight_packed`` is uint8 (bits * rows, ceil(dim / 8)): one 1-bit table below the other, the lowest bit's first. A
-    level is the sum of their +-1, each times its power of 2.
+    level is the sum of their +-1, each times its power of 2. Levels are those of the table as it is packed: a student
+    that is cast to a narrower dtype before ``convert_`` may round to others than one that is cast behind it.
     """
 
     def __init__(
@@ -34,15 +34,16 @@ class PackedEmbedding(FixedDtype):
     @classmethod
     @torch.no_grad()
     def from_trained(cls, layer: BitEmbedding) -> PackedEmbedding:
-        """Pack a trained ``BitEmbedding``. ValueError when a scale is not positive and finite."""
+        """Pack a trained ``BitEmbedding``. ValueError when a scale is not positive and finite, or a weight of a table
+        of several bits is NaN."""
         quantizer = layer.weight_quantizer
         scale = quantizer.scale(layer.weight)
         positive(scale)
         shape = {"rows": layer.num_embeddings, "dim": layer.embedding_dim, "bits": quantizer.bits}
         packed = cls(**shape, dtype=dtype_name(layer.weight.dtype), device=layer.weight.device)
         codes = quantizer.codes(layer.weight)
-        for place, plane in enumerate(packed.planes()):
-            plane.copy_(packing.pack_bits((codes >> place & 1).bool()))
+        for bit, table in enumerate(packed.weight_packed.view(packed.bits, packed.rows, packing.bytes_for(packed.dim))):
+            table.copy_(packing.pack_bits((codes >> bit & 1).bool()))
         packed.scale.copy_(scale)
         return packed
 
@@ -50,10 +51,6 @@ class PackedEmbedding(FixedDtype):
     def weight(self) -> Tensor:
         """The stand-in of the float table, which is gone."""
         return stand_in((self.rows, self.dim), self.scale.device, self.dtype, self)
-
-    def planes(self) -> tuple[Tensor, ...]:
-        """Views of ``weight_packed``, uint8 (rows, ceil(dim / 8)) for each bit, the lowest first."""
-        return self.weight_packed.split(self.rows)
 
     def spec(self) -> dict:
         """JSON-able arguments that build this table's skeleton."""
@@ -64,18 +61,7 @@ class PackedEmbedding(FixedDtype):
 
     def product(self, indices: Tensor) -> Tensor:
         """fp32 (*indices.shape, dim)."""
-        if self.bits == 1:
-            return self.look_up(indices, self.weight_packed, self.scale)
-        unit = torch.ones_like(self.scale)
-        lowest, *others = self.planes()
-        levels = self.look_up(indices, lowest, unit)
-        for place, plane in enumerate(others, start=1):
-            levels = levels + 2**place * self.look_up(indices, plane, unit)
-        return levels * F.embedding(indices, self.scale.unsqueeze(-1))
-
-    def look_up(self, indices: Tensor, plane: Tensor, scale: Tensor) -> Tensor:
-        """fp32 (*indices.shape, dim): rows of one 1-bit table."""
-        return ops.binary_embedding(indices, plane, self.dim, scale)
+        return ops.embedding(indices, self.weight_packed, self.bits, self.dim, self.scale)
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.dim}, bits={self.bits}"

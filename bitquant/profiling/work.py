@@ -80,7 +80,7 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
         plan, sites = Plan(model, discovery, config), discovery.sites
         decided = [(site, plan.decide(site).config) for site in sites] if bits is not None else []
         widths = {
-            site.path: (max(bits[0], chosen.embedding_bits), 32) if site.kind == "embedding" else bits
+            site.path: (max(bits[0], chosen.table_bits), 32) if site.kind == "embedding" else bits
             for site, chosen in decided
             if chosen is not None
         }

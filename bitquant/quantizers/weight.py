@@ -9,6 +9,7 @@ from .integer import FLOAT_BITS
 from .state import OptionalState
 
 SCALE_FLOOR = 1e-8
+ROWS = 4096  # of a table that are in floats at a time
 # Half the step between levels that fits a Gaussian's values best (Max, 1960), in units of their mean magnitude, by bits
 BEST_SCALE = {1: 1.0, 2: 0.6240, 4: 0.2101, 8: 0.01934}
 
@@ -103,11 +104,19 @@ class WeightQuantizer(OptionalState):
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
-        """uint8 of weight's shape, (rows, columns): 0 for the lowest level, ``2^bits - 1`` for the highest."""
+        """uint8 of weight's shape, (rows, columns): 0 for the lowest level, ``2^bits - 1`` for the highest.
+
+        ValueError: a weight of several bits is NaN.
+        """
         if self.bits == 1:
             return self.signs(weight).to(torch.uint8)
-        levels = odd_levels(weight.float(), self.scale(weight).view(-1, 1), self.bits)
-        return ((levels + (2**self.bits - 1)) / 2).to(torch.uint8)
+        if bool(weight.isnan().any()):
+            raise ValueError("a weight is NaN: training diverged, so this table cannot be packed")
+        codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
+        scale = self.scale(weight).view(-1, 1)
+        for rows, part, factor in zip(*(x.split(ROWS) for x in (codes, weight, scale)), strict=True):
+            rows.copy_((odd_levels(part.float(), factor, self.bits) + (2**self.bits - 1)) / 2)
+        return codes
 
     @torch.no_grad()
     def reset(self, weight: Tensor) -> None:

@@ -18,7 +18,7 @@ from .extractor import steps_of
 
 REST = "between layers"
 _ONE_BIT = {"PackedLinear": "1-bit linear", "PackedFunctionalLinear": "1-bit linear", "PackedConv": "1-bit convolution",
-            "PackedAttention": "1-bit attention", "PackedEmbedding": "1-bit embedding"}  # fmt: skip
+            "PackedAttention": "1-bit attention", "PackedEmbedding": "packed embedding"}  # fmt: skip
 
 
 @torch.no_grad()

@@ -124,13 +124,15 @@ def test_losses_by_hand():
 
 
 def test_parameter_groups(pair):
-    student, *_ = pair
-    weights, vectors, scales = parameter_groups(student, lr=1.0, scale_lr=2.0, weight_decay=0.1)
+    student = torch.nn.ModuleDict({"encoder": pair[0], "words": torch.nn.Embedding(5, 4)})
+    weights, others, scales = parameter_groups(student, lr=1.0, scale_lr=2.0, weight_decay=0.1)
+    student, words = student.values()
     assert (weights["lr"], weights["weight_decay"], scales["lr"], scales["weight_decay"]) == (1.0, 0.1, 2.0, 0.0)
-    ids = {id(p) for group in (weights, vectors, scales) for p in group["params"]}
-    assert ids == {id(p) for p in student.parameters()}
+    ids = {id(p) for group in (weights, others, scales) for p in group["params"]}
+    assert ids == {id(p) for p in (*student.parameters(), words.weight)}
+    assert others["weight_decay"] == 0.0 and id(words.weight) in {id(p) for p in others["params"]}
     assert id(student.layers[0].linear1.input_quantizer.alpha) in {id(p) for p in scales["params"]}
-    assert id(student.layers[0].linear1.input_quantizer.shift) in {id(p) for p in vectors["params"]}
+    assert id(student.layers[0].linear1.input_quantizer.shift) in {id(p) for p in others["params"]}
 
 
 def test_schedule():

@@ -133,11 +133,13 @@ def test_table_attention_is_softmax_above_half_alpha(random, alpha):
 
 
 @pytest.mark.parametrize("dim", (1, 9, 16, 100))
-def test_embedding_row_by_row(random, dim):
-    bits, scale = random.bools(7, dim), random.positive(7)
+@pytest.mark.parametrize("bits", (1, 2, 4, 8))
+def test_embedding_row_by_row(random, dim, bits):
+    planes, scale = random.bools(bits, 7, dim), random.positive(7)
     indices = torch.tensor([[0, 6, 3], [3, 1, 0]])
-    out = ops.binary_embedding(indices, packing.pack_bits(bits), dim, scale)
+    out = ops.embedding(indices, packing.pack_bits(planes.flatten(0, 1)), bits, dim, scale)
     assert out.shape == (2, 3, dim)
     for i, j in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
         row = indices[i, j]
-        assert out[i, j].tolist() == [float(scale[row]) * (1 if bit else -1) for bit in bits[row]]
+        levels = [sum(2**b if planes[b, row, c] else -(2**b) for b in range(bits)) for c in range(dim)]
+        assert torch.equal(out[i, j], torch.tensor(levels, dtype=torch.float32) * scale[row])

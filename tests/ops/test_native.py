@@ -169,11 +169,13 @@ def test_attention_dtypes_and_strides(random):
 
 
 @pytest.mark.parametrize("dim", (1, 7, 8, 9, 16, 17, 100, 384))
-def test_embedding(random, dim):
-    packed = packing.pack_bits(random.bools(50, dim))
+@pytest.mark.parametrize("bits", (1, 2, 4, 8))
+def test_embedding(random, dim, bits):
+    packed = packing.pack_bits(random.bools(bits * 50, dim))
     for indices in (torch.tensor(3), torch.tensor([[0, 49], [7, 7]]), torch.empty(0, 4, dtype=torch.int32)):
-        same("binary_embedding", indices, packed, dim, random.positive(50))
-        same("binary_embedding", indices, packed, dim, random.positive(1))
+        same("embedding", indices, packed, bits, dim, random.positive(50))
+        same("embedding", indices, packed, bits, dim, random.positive(1))
+    same("embedding", torch.empty(3, 0, dtype=torch.long), packed[:0], bits, dim, random.positive(1))
 
 
 @pytest.mark.parametrize("where", (0, 15, 16, 31, 33, 69))
@@ -202,4 +204,4 @@ def test_what_training_and_naive_refuse_is_refused_here_too(random):
                 ops.binary_attention_table(q, q, q, None, table, torch.tensor(ratio), torch.ones(1))
         for index in (-1, 2):
             with pytest.raises(IndexError, match="2 rows"):
-                ops.binary_embedding(torch.tensor([0, index]), torch.zeros(2, 1, dtype=torch.uint8), 8, torch.ones(1))
+                ops.embedding(torch.tensor([0, index]), torch.zeros(4, 1, dtype=torch.uint8), 2, 8, torch.ones(1))

@@ -50,7 +50,7 @@ def test_opcheck(random, backend):
         ),
         "binary_attention_rowmax": (*attention_arguments(random), torch.tensor(3), one),
         "binary_attention_table": (*attention_arguments(random), torch.arange(10).flip(0), torch.tensor(99), one),
-        "binary_embedding": (torch.tensor([[0, 2]]), packing.pack_bits(random.bools(3, 11)), 11, one),
+        "embedding": (torch.tensor([[0, 2]]), packing.pack_bits(random.bools(6, 11)), 2, 11, one),
     }
     with ops.use_backend(backend):
         for name, arguments in cases.items():
@@ -187,15 +187,17 @@ def test_table_attention_refuses_a_table_of_another_head_size(random):
     ("position", "value", "message"),
     [
         (0, torch.zeros(2), "indices must be int64 or int32"),
-        (1, torch.zeros(3, 3, dtype=torch.uint8), "must be uint8 \\(V, 2\\)"),
-        (2, 17, "must be uint8 \\(V, 3\\)"),
-        (3, torch.ones(2), "scale must be float32 \\[3\\] or \\[1\\]"),
+        (1, torch.zeros(6, 3, dtype=torch.uint8), "must be uint8 \\(2 \\* V, 2\\)"),
+        (1, torch.zeros(5, 2, dtype=torch.uint8), "must be uint8 \\(2 \\* V, 2\\)"),
+        (2, 3, "bits must be 1, 2, 4 or 8, got 3"),
+        (3, 17, "must be uint8 \\(2 \\* V, 3\\)"),
+        (4, torch.ones(2), "scale must be float32 \\[3\\] or \\[1\\]"),
     ],
 )
 def test_embedding_refuses(position, value, message):
-    arguments = (torch.tensor([0, 2]), torch.zeros(3, 2, dtype=torch.uint8), 11, torch.ones(3))
+    arguments = (torch.tensor([0, 2]), torch.zeros(6, 2, dtype=torch.uint8), 2, 11, torch.ones(3))
     with pytest.raises(ValueError, match=message):
-        ops.binary_embedding(*swap(arguments, position, value))
+        ops.embedding(*swap(arguments, position, value))
 
 
 @pytest.mark.parametrize("backend", [b.name for b in ops.backends() if b.available and "cpu" in b.devices])
@@ -207,4 +209,4 @@ def test_nan_and_indices_are_refused_by_every_backend(random, backend):
             ops.binary_linear(x, *linear_arguments(random))
         for index in (-1, 3):
             with pytest.raises(IndexError, match="outside the embedding's 3 rows"):
-                ops.binary_embedding(torch.tensor(index), torch.zeros(3, 2, dtype=torch.uint8), 11, torch.ones(3))
+                ops.embedding(torch.tensor(index), torch.zeros(6, 2, dtype=torch.uint8), 2, 11, torch.ones(3))

@@ -41,7 +41,7 @@ def calls(random):
         convolution(1, True, alone, 64, [31], [1], [15, 15], [1], 64),
         lambda: native.binary_attention_rowmax(q, k, v, keep, torch.tensor(6), one),
         lambda: native.binary_attention_table(q, k, v, keep, table, torch.tensor(1 << 14), one),
-        lambda: native.binary_embedding(torch.arange(2000) % 9, packed, 1000, scale),
+        lambda: native.embedding(torch.arange(2000) % 9, packed, 1, 1000, scale),
         lambda: native.threshold_pack(wide, zero, True)[0],
     ]
 

@@ -175,6 +175,16 @@ def test_levels_of_a_table_in_bits():
     torch.testing.assert_close(packed(torch.tensor([0, 1])), expected)
 
 
+def test_nan_in_a_table_is_not_packed():
+    table = nn.Embedding(5, 8)
+    mutate_class_(table, BitEmbedding)
+    table.add_quantizers(QuantConfig.preset("bit-plus", embedding_bits=4))
+    with torch.no_grad():
+        table.weight[3, 2] = float("nan")
+    with pytest.raises(ValueError, match="a weight is NaN"):
+        PackedEmbedding.from_trained(table)
+
+
 @pytest.mark.parametrize("bits", [0, 3, 16, "1"])
 def test_no_other_widths_of_tables(bits):
     with pytest.raises(ValueError, match="a packed embedding has 1, 2, 4 or 8 bits"):

@@ -89,4 +89,32 @@ TEXTS = {
         values = Cast <to: int = 1> (signs)
         y = Mul (values, column)
     }""",
+    # one 1-bit table below the other: a level is the sum of +-2^bit
+    "IntegerEmbedding": """<columns, bits> (indices, packed, scale) => (y) {
+        zero = Constant <value_int: int = 0> ()
+        one = Constant <value_int: int = 1> ()
+        two = Constant <value_float: float = 2.0> ()
+        first = Constant <value_ints: ints = [0]> ()
+        last = Constant <value_ints: ints = [-1]> ()
+        count = Constant <value_int: int = @bits> ()
+        counts = Unsqueeze (count, first)
+        all = Shape <start: int = 0, end: int = 1> (packed)
+        height = Div (all, counts)
+        split = Concat <axis: int = 0> (counts, height, last)
+        tables = Reshape (packed, split)
+        rows = Gather <axis: int = 1> (tables, indices)
+        signs = bitquant.Signs <columns: int = @columns> (rows)
+        shape = Shape <start: int = 1> (signs)
+        values = Cast <to: int = 1> (signs)
+        flat = Concat <axis: int = 0> (counts, last)
+        planes = Reshape (values, flat)
+        places = Range (zero, count, one)
+        exponents = Cast <to: int = 1> (places)
+        powers = Pow (two, exponents)
+        sums = MatMul (powers, planes)
+        levels = Reshape <allowzero: int = 1> (sums, shape)
+        scales = Gather <axis: int = 0> (scale, indices)
+        column = Unsqueeze (scales, last)
+        y = Mul (levels, column)
+    }""",
 }

@@ -279,17 +279,19 @@ bq_status bq_attention_table(const bq_attention *call, const int64_t *table, con
     return attend(*call, {table, 0, *ratio}, threads);
 }
 
-bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t dim,
-                       const float *scale, int64_t scale_size, float *out, int threads) {
+bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t bits,
+                       int64_t dim, const float *scale, int64_t scale_size, float *out, int threads) {
     const Kernels &isa = kernels();
-    const int team = team_size(threads, count * dim / 8000);
+    const int team = team_size(threads, count * dim * bits / 8000);
+    const int64_t bytes = ceil_div(dim, 8);
     Status status;
     in_parallel(team, [&](int part) {
         const Range mine(count, 1, part, team);
         for (int64_t i = mine.from; i < mine.to; ++i) {
             const int64_t row = indices[i];
             if (row < 0 || row >= rows) return status.report(BQ_INDEX);
-            isa.embedding(packed + row * ceil_div(dim, 8), dim, scale[scale_size == 1 ? 0 : row], out + i * dim);
+            const float factor = scale[scale_size == 1 ? 0 : row];
+            isa.embedding(packed + row * bytes, rows * bytes, bits, dim, factor, out + i * dim);
         }
     });
     return status;

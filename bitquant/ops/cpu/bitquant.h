@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define BQ_ABI_VERSION 5
+#define BQ_ABI_VERSION 6
 
 typedef enum bq_status {
     BQ_OK = 0,
@@ -122,9 +122,10 @@ BQ_API bq_status bq_attention_rowmax(const bq_attention *call, const int64_t *ma
  * and table[delta] * 2^24 > *ratio * z. out = sum over taken of sign(v_j) * scale. table: d + 1 entries in 0..4096. */
 BQ_API bq_status bq_attention_table(const bq_attention *call, const int64_t *table, const int64_t *ratio, int threads);
 
-/* out[i][c] = scale[row] * (+-1) for row = indices[i]. packed: `rows` x ceil(dim/8) bytes. scale: rows, or 1. */
-BQ_API bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t dim,
-                              const float *scale, int64_t scale_size, float *out, int threads);
+/* out[i][c] = scale[row] * sum over bits of +-2^bit, for row = indices[i]. packed: `bits` x `rows` x ceil(dim/8) bytes, the
+ * lowest bit first. scale: rows, or 1. */
+BQ_API bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t bits,
+                              int64_t dim, const float *scale, int64_t scale_size, float *out, int threads);
 
 /* Elastic binarization in training: `rows` x k floats, dense, to levels in low..high, as floats. */
 typedef struct bq_elastic {

@@ -108,7 +108,8 @@ struct Kernels {
     bool (*attention)(const bq_attention &, const Selection &, int64_t batch, int64_t head, int64_t row, int64_t rows,
                       uint32_t *scratch);
     int64_t (*limit)(int64_t rounds);
-    void (*embedding)(const uint8_t *packed_row, int64_t dim, float scale, float *out);
+    // plane: bytes from one bit of a row to the next.
+    void (*embedding)(const uint8_t *packed_row, int64_t plane, int64_t bits, int64_t dim, float scale, float *out);
     bool (*elastic_levels)(const bq_elastic &, int64_t row, int64_t rows);
     void (*elastic_gradient)(const bq_elastic &, const float *grad, float *for_x, int64_t row, int64_t rows,
                              float *for_shift, float *for_alpha);

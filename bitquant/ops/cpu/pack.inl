@@ -58,13 +58,20 @@ static bool pack(const Rows &in, int64_t row, int64_t rows, uint32_t *words, int
     return clean;
 }
 
-static void embedding(const uint8_t *packed_row, int64_t dim, float scale, float *out) {
-    const Floats plus = Floats::all(scale), minus = Floats::all(-scale);
-    int64_t at = 0;
-    for (; at + LANES <= dim; at += LANES, packed_row += 2)
-        select(packed_row[0] | static_cast<Mask>(packed_row[1]) << 8, plus, minus).store(out + at);
-    if (const int64_t left = dim - at) {
-        const Mask high = left > 8 ? static_cast<Mask>(packed_row[1]) << 8 : 0;
-        select(packed_row[0] | high, plus, minus).store(out + at, left);
+static void embedding(const uint8_t *packed_row, int64_t plane, int64_t bits, int64_t dim, float scale, float *out) {
+    const Floats factor = Floats::all(scale);
+    for (int64_t at = 0; at < dim; at += LANES, packed_row += 2) {
+        const int64_t left = dim - at;
+        Floats level = Floats::all(0);
+        for (int64_t bit = 0; bit < bits; ++bit) {
+            const uint8_t *bytes = packed_row + bit * plane;
+            const Mask high = left > 8 ? static_cast<Mask>(bytes[1]) << 8 : 0;
+            const float power = static_cast<float>(1 << bit);
+            level = level + select(bytes[0] | high, Floats::all(power), Floats::all(-power));
+        }
+        if (left >= LANES)
+            (level * factor).store(out + at);
+        else
+            (level * factor).store(out + at, left);
     }
 }
