@@ -1,8 +1,9 @@
 """What a model costs: parameters, storage, operations and estimated time, layer by layer."""
 
 from .convention import CONSISTENT, CONVENTIONS, PAPER, Convention
-from .costs import Profile, ProfiledLayer, profile
+from .costs import profile
 from .device import DEVICES, Device
+from .table import Profile, ProfiledLayer
 
 __all__ = [
     "CONSISTENT",

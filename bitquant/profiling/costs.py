@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
@@ -13,86 +12,11 @@ from bitquant.config import QuantConfig
 from bitquant.profiling.calls import quantized_kind
 from bitquant.profiling.convention import CONVENTIONS, Convention, Count
 from bitquant.profiling.device import DEVICES, Device
+from bitquant.profiling.table import ADDITIVE, OUTSIDE, Profile, ProfiledLayer
 from bitquant.profiling.work import Work, work_of
 from bitquant.record import Record
 
 TEBI = 2.0**40
-
-
-@dataclass
-class ProfiledLayer:
-    """One row: a module, one product of an attention, or what a quantized block adds.
-
-    ``parameters`` and ``storage_bytes`` count parameters, not buffers; of packed layers, what a checkpoint stores.
-    ``macs`` and ``flops`` are float work (2 operations a multiply-accumulate), ``quantized_macs`` that on narrow
-    operands. ``bops`` are float, ``quantized_bops`` narrow bit operations. ``seconds`` is at the device's peak rate.
-    """
-
-    path: str
-    kind: str
-    component: str
-    parameters: float = 0
-    storage_bytes: float = 0
-    macs: float = 0
-    flops: float = 0
-    quantized_macs: float = 0
-    bops: float = 0
-    quantized_bops: float = 0
-    seconds: float = 0
-    weight_bits: int = 32
-    activation_bits: int = 32
-
-    def add(self, other: ProfiledLayer) -> None:
-        for name in ADDITIVE:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-OUTSIDE = "outside the encoder's layers"
-ADDITIVE = ("parameters", "storage_bytes", "macs", "flops", "quantized_macs", "bops", "quantized_bops", "seconds")
-
-
-@dataclass
-class Profile:
-    """Rows of one model under one convention; ``total`` adds them up, ``by_depth`` groups, ``str()`` shows them."""
-
-    layers: list[ProfiledLayer]
-    convention: Convention
-    device: Device
-
-    @property
-    def total(self) -> ProfiledLayer:
-        return _sum("total", self.layers)
-
-    def by_depth(self, depth: int) -> list[ProfiledLayer]:
-        """One row for each prefix of ``depth`` names of module paths. ValueError for a depth below 1."""
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1; got {depth}")
-        groups: dict[str, list[ProfiledLayer]] = {}
-        for layer in self.layers:
-            groups.setdefault(".".join(layer.path.split(".")[:depth]), []).append(layer)
-        return [_sum(path, rows) for path, rows in groups.items()]
-
-    def by_component(self) -> list[ProfiledLayer]:
-        """One row for each component: "feed-forward", "projection", "product", ..., "outside the encoder's layers"."""
-        groups: dict[str, list[ProfiledLayer]] = {}
-        for layer in self.layers:
-            groups.setdefault(layer.component, []).append(layer)
-        return [_sum(name, rows) for name, rows in groups.items()]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {
-            "convention": self.convention.name,
-            "fitted": list(self.convention.fitted),
-            "device": self.device.name,
-            "total": asdict(self.total),
-            "layers": [asdict(layer) for layer in self.layers],
-        }
-
-    def __str__(self) -> str:
-        from bitquant.profiling.table import table
-
-        return table(self, self.layers)
 
 
 def profile(model: nn.Module, example_inputs: Any, *, weight_bits: int | None = None,
@@ -252,20 +176,3 @@ class _Counter:
             unit = TEBI / 1e12
             return row.bops / (self.device.rate(16) * unit) + row.quantized_bops / (self.device.rate(bits) * unit)
         return row.flops / self.device.rate(32) + 2 * row.quantized_macs / self.device.rate(bits)
-
-
-def _sum(path: str, rows: list[ProfiledLayer]) -> ProfiledLayer:
-    kinds, components = {row.kind for row in rows}, {row.component for row in rows}
-    total = ProfiledLayer(
-        path,
-        kinds.pop() if len(kinds) == 1 else "",
-        components.pop() if len(components) == 1 else "",
-        weight_bits=min((row.weight_bits for row in rows), default=32),
-        activation_bits=min((row.activation_bits for row in rows), default=32),
-    )
-    for row in rows:
-        total.add(row)
-    return total
-
-
-__all__ = ["Profile", "ProfiledLayer", "profile"]
