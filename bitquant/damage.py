@@ -22,7 +22,8 @@ KEPT_BITS = 8
 
 @dataclass
 class Damage:
-    """One layer or product alone at the configuration's width, and with inputs of 8 bits, all others in float.
+    """One layer or product alone at the configuration's width, and with inputs of 8 bits (an embedding: a table of 8
+    bits), all others in float.
 
     ``damage`` and ``damage_at_8`` are the loss of the outputs against the float ones (relative squared error; KL for
     logits), without any training; ``proposal`` is the activation width to keep it at, 32 for float, None for the
@@ -48,7 +49,7 @@ class Sensitivity:
         """Choose what to keep wider: the layers whose damage shrinks most for their multiply-accumulates.
 
         A layer is kept at 8-bit inputs where that takes away half of its damage, and in float otherwise. Embeddings,
-        which have none, are left as they are.
+        which cost no multiply-accumulates, are left as they are: see ``QuantConfig.embedding_bits``.
 
         Args:
             budget: share of all multiply-accumulates that may be wider, 0 to 1.
@@ -131,12 +132,12 @@ def sensitivity(
     for done, row in enumerate(quantized):
         layer, narrow = student.get_submodule(row.path), config.for_module(row.path)
         damages = {}
-        for bits in {narrow.activation_bits, KEPT_BITS} if row.kind != "embedding" else {KEPT_BITS}:
-            layer.set_bits(dataclasses.replace(narrow, activation_bits=bits))
+        width = "embedding_bits" if row.kind == "embedding" else "activation_bits"
+        for bits in {getattr(narrow, width), KEPT_BITS}:
+            layer.set_bits(dataclasses.replace(narrow, **{width: bits}))
             damages[bits] = loss()
             layer.set_bits(wide)
-        damage = damages.get(narrow.activation_bits, damages[KEPT_BITS])  # an embedding has no activations
-        rows.append(Damage(row.path, row.kind, row.macs, damage, damages[KEPT_BITS]))
+        rows.append(Damage(row.path, row.kind, row.macs, damages[getattr(narrow, width)], damages[KEPT_BITS]))
         progress(done + 1, len(quantized))
     return Sensitivity(sorted(rows, key=lambda row: row.damage, reverse=True), record.total_macs)
 

@@ -66,6 +66,17 @@ def test_proposal():
     assert "8-bit inputs" in str(ranking)
 
 
+def test_tables_at_8_bits():
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)) for _ in range(2)]
+    model = nn.Sequential(nn.Embedding(30, 16), *layers, nn.Linear(16, 3)).eval()
+    ranking = sensitivity(model, "bit-plus", [torch.randint(30, (4, 9))])
+    table = next(row for row in ranking.rows if row.kind == "embedding")
+    assert 0 < 100 * table.damage_at_8 < table.damage
+    ranking.propose(1.0)
+    assert table.proposal is None
+
+
 def test_a_proposal_is_a_configuration(model):
     batch = torch.randn(4, 7, 32)
     ranking = sensitivity(model, "bit-plus", [batch])
