@@ -297,3 +297,28 @@ def test_distributed_data_parallel(model, batches, tmp_path):
     for (name, mine), theirs in zip(student.named_parameters(), copied.parameters(), strict=True):
         assert torch.equal(mine.grad, theirs.grad), name
     assert all(path.down.grad.any() and path.up.grad.any() for path in paths_of(student).values())
+
+
+@pytest.mark.parametrize("preset", ["bit-plus", "bit-ref"])
+def test_trained_state(model, batches, preset):
+    student, other = copy.deepcopy(model), copy.deepcopy(model)
+    for each in (student, other):
+        bitquant.quantize_(each, QuantConfig.preset(preset, low_rank=4), batches[0])
+    bitquant.distill(student, model, batches, steps=2)
+    other.load_state_dict(student.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(**batches[0]), student(**batches[0]))
+    layer, trained = other.layers[0].linear1, copy.deepcopy(other.layers[0].linear1.state_dict())
+    layer.load_state_dict({"bias": trained["bias"]}, strict=False)  # no weight, so nothing starts again
+    assert all(torch.equal(value, trained[name]) for name, value in layer.state_dict().items())
+
+
+def test_state_without_paths(model, batches):
+    student, plain = student_of(model, batches), copy.deepcopy(model)
+    bitquant.quantize_(plain, "bit-plus", batches[0])
+    bitquant.distill(plain, model, batches, steps=2)
+    student.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        student(**batches[0])  # products with a parameter of their caller start there
+    with in_float(student), in_float(plain):
+        assert torch.allclose(student(**batches[0]), plain(**batches[0]), atol=1e-3)

@@ -10,11 +10,14 @@ from bitquant.nn.exact import exact
 from bitquant.nn.low_rank import LowRank
 from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
 
+BEGIN_AT_WEIGHT = ("weight_quantizer", "float_path")
+
 
 class QuantizedWeight(nn.Module):
     """Mixed into a layer in place. The float parameters keep their names; ``weight_quantizer.*`` is new.
 
-    When a state_dict without quantizers is loaded, the learnable weight scale starts again from the loaded weight.
+    When a weight is loaded from a state_dict without what begins at it, the learnable weight scale and a float path,
+    that starts again from the loaded weight.
     """
 
     weight: Tensor
@@ -31,18 +34,25 @@ class QuantizedWeight(nn.Module):
         # after the children: a weight-norm weight is only known once its parametrization is loaded
         self.register_load_state_dict_post_hook(_restart)
 
-    def restart(self) -> None:
-        """Start again what begins at the weight, which was just loaded."""
-        self.weight_quantizer.reset(self.weight)
+    def start(self, names: set[str]) -> None:
+        """Start again, at the weight, what ``BEGIN_AT_WEIGHT`` has of ``names``."""
+        if "weight_quantizer" in names:
+            self.weight_quantizer.reset(self.weight)
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
-        self.loaded_float = not any(key.startswith(prefix + "weight_quantizer.") for key in state_dict)
+        held = (prefix + "weight", prefix + "parametrizations.weight")
+        loaded = any(key.startswith(held) for key in state_dict)
+        self.unloaded = not_begun(state_dict, prefix) if loaded else set()
+
+
+def not_begun(state_dict: dict[str, Tensor], prefix: str) -> set[str]:
+    """What begins at a layer's weight and is not in a state_dict."""
+    return {name for name in BEGIN_AT_WEIGHT if not any(key.startswith(f"{prefix}{name}.") for key in state_dict)}
 
 
 def _restart(layer: QuantizedWeight, incompatible_keys) -> None:
-    if layer.__dict__.pop("loaded_float", False):
-        layer.restart()
+    layer.start(layer.__dict__.pop("unloaded", set()))
 
 
 class QuantizedLayer(QuantizedWeight):
@@ -66,9 +76,9 @@ class QuantizedLayer(QuantizedWeight):
         if path is not None:
             path.start(self._matrix())
 
-    def restart(self) -> None:
-        super().restart()
-        if self.float_path is not None:
+    def start(self, names: set[str]) -> None:
+        super().start(names)
+        if "float_path" in names and self.float_path is not None:
             self.float_path.start(self._matrix())
 
     def forward(self, x: Tensor) -> Tensor:
