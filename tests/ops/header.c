@@ -59,11 +59,14 @@ int main(void) {
         EXPECT(memcmp(convolved, sums, sizeof sums) == 0);
 
         const uint8_t packed[4] = {0xff, 0x01, 0x00, 0x02}; /* two rows of ten bits */
-        const int64_t rows[2] = {1, 2};
+        const int64_t rows[2] = {1, 2}, first[1] = {0};
         float row[10];
-        EXPECT(bq_embedding(rows, 1, packed, 2, 10, scale, 2, row, 1) == BQ_OK);
+        EXPECT(bq_embedding(rows, 1, packed, 2, 1, 10, scale, 2, row, 1) == BQ_OK);
         EXPECT(row[0] == -2.0f && row[8] == -2.0f && row[9] == 2.0f);
-        EXPECT(bq_embedding(rows, 2, packed, 2, 10, scale, 2, row, 1) == BQ_INDEX);
+        EXPECT(bq_embedding(rows, 2, packed, 2, 1, 10, scale, 2, row, 1) == BQ_INDEX);
+        EXPECT(bq_embedding(rows, 1, packed, 1, 2, 10, scale, 1, row, 1) == BQ_INDEX); /* two bits of one row */
+        EXPECT(bq_embedding(first, 1, packed, 1, 2, 10, scale, 1, row, 1) == BQ_OK);
+        EXPECT(row[0] == -scale[0] && row[8] == -scale[0] && row[9] == scale[0]);
 
         /* scores 2, 0, -2; values + - + */
         const float q[2] = {1, 1}, k[6] = {1, 1, 1, -1, -1, -1}, v[3] = {5, -5, 5};

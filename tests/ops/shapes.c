@@ -201,18 +201,21 @@ static void attention(int64_t queries, int64_t keys, int64_t d, int64_t dv, int 
     free(q), free(k), free(v), free(out), free(expected), free(keep), free(table), free(score);
 }
 
-static void embedding(int64_t dim) {
+static void embedding(int64_t dim, int64_t bits) {
     const int64_t rows = 5, count = 7, bytes = up(dim, 8);
-    uint8_t *packed = room(rows * bytes);
+    uint8_t *packed = room(bits * rows * bytes);
     float *scale = floats(rows), *out = room(count * dim * 4), *expected = room(count * dim * 4);
     int64_t indices[7];
-    for (int64_t i = 0; i < rows * bytes; ++i) packed[i] = (uint8_t)draw();
+    for (int64_t i = 0; i < bits * rows * bytes; ++i) packed[i] = (uint8_t)draw();
     for (int64_t i = 0; i < count * dim; ++i) {
         if (i % dim == 0) indices[i / dim] = draw() % rows;
         const int64_t row = indices[i / dim], c = i % dim;
-        expected[i] = packed[row * bytes + c / 8] >> c % 8 & 1 ? scale[row] : -scale[row];
+        int level = 0;
+        for (int64_t b = 0; b < bits; ++b)
+            level += packed[(b * rows + row) * bytes + c / 8] >> c % 8 & 1 ? 1 << b : -(1 << b);
+        expected[i] = (float)level * scale[row];
     }
-    if (bq_embedding(indices, count, packed, rows, dim, scale, rows, out, 2) != BQ_OK) ++failures;
+    if (bq_embedding(indices, count, packed, rows, bits, dim, scale, rows, out, 2) != BQ_OK) ++failures;
     same("embedding", expected, out, count * dim);
     free(packed), free(scale), free(out), free(expected);
 }
@@ -237,7 +240,7 @@ int main(void) {
             attention(5, 100 + i, 64, 16, i % 3, i / 3 % 2);
         }
         const int64_t dims[] = {1, 7, 8, 9, 16, 100};
-        for (int i = 0; i < 6; ++i) embedding(dims[i]);
+        for (int i = 0; i < 24; ++i) embedding(dims[i % 6], 1 << i / 6);
         printf("%s: %d failures\n", bq_instruction_set(), failures);
     }
     return failures != 0;
