@@ -92,8 +92,6 @@ def configuration(preset, config_file, skip, widths, chain, low_rank, embedding_
         config = QuantConfig.preset(preset or "bit-plus")
     bits = parse_widths(widths) if widths else parse_chain(chain)[-1] if chain else None
     changes = dataclasses.asdict(bits) if bits else {}
-    if low_rank is not None:
-        changes["low_rank"] = low_rank
-    if embedding_bits is not None:
-        changes["embedding_bits"] = int(embedding_bits)
+    given = {"low_rank": low_rank, "embedding_bits": embedding_bits}
+    changes |= {name: int(value) for name, value in given.items() if value is not None}
     return dataclasses.replace(config, modules_to_not_convert=(*config.modules_to_not_convert, *skip), **changes)

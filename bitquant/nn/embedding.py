@@ -19,8 +19,7 @@ class BitEmbedding(QuantizedWeight):
 
     def add_quantizers(self, config: QuantConfig) -> None:
         """Called once after the class was mixed in. Scales are per row whatever the configuration says for linears."""
-        self.add_weight_quantizer(config, "row")
-        self.set_bits(config)
+        self.add_weight_quantizer(config, "row", config.table_bits)
 
     def set_bits(self, config: QuantConfig) -> None:
         """Change the width in place to the configuration's."""

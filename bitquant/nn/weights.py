@@ -23,13 +23,13 @@ class QuantizedWeight(nn.Module):
     weight: Tensor
     weight_quantizer: WeightQuantizer
 
-    def add_weight_quantizer(self, config: QuantConfig, granularity: str) -> None:
+    def add_weight_quantizer(self, config: QuantConfig, granularity: str, bits: int) -> None:
         self.weight_quantizer = WeightQuantizer(
             self.weight,
             granularity=granularity,
             learnable=config.weight_scale_learnable,
             center=config.weight_center,
-            bits=config.weight_bits,
+            bits=bits,
         )
         # after the children: a weight-norm weight is only known once its parametrization is loaded
         self.register_load_state_dict_post_hook(_restart)
@@ -72,7 +72,7 @@ class QuantizedLayer(QuantizedWeight):
         self.input_quantizer = activation_quantizer(
             config, nonnegative=nonnegative and path is None, channels=self.input_width, device=device
         )
-        self.add_weight_quantizer(config, config.weight_scale)
+        self.add_weight_quantizer(config, config.weight_scale, config.weight_bits)
         if path is not None:
             path.start(self._matrix())
 

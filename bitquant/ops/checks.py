@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..packing import LANES, words_for
+from ..packing import LANES, bytes_for, words_for
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_EXACT = 1 << 24
@@ -131,7 +131,7 @@ def embedding(indices: Tensor, packed: Tensor, bits: int, dim: int, scale: Tenso
         raise ValueError(f"indices must be int64 or int32, got {indices.dtype}")
     if bits not in (1, 2, 4, 8):
         raise ValueError(f"bits must be 1, 2, 4 or 8, got {bits}")
-    shape, width = tuple(packed.shape), (dim + 7) // 8
+    shape, width = tuple(packed.shape), bytes_for(dim)
     if packed.dtype != torch.uint8 or packed.ndim != 2 or dim < 1 or shape[1] != width or shape[0] % bits:
         raise ValueError(
             f"packed rows of {dim} columns must be uint8 ({bits} * V, {width}), got {packed.dtype} {shape}"

@@ -78,11 +78,10 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
         with _Densities(model) as densities:
             discovery = discover(model, example_inputs)
         plan, sites = Plan(model, discovery, config), discovery.sites
-        decided = [(site, plan.decide(site).config) for site in sites] if bits is not None else []
         widths = {
             site.path: (max(bits[0], chosen.table_bits), 32) if site.kind == "embedding" else bits
-            for site, chosen in decided
-            if chosen is not None
+            for site in sites
+            if bits is not None and (chosen := plan.decide(site).config) is not None
         }
         places = _Places(model, plan.blocks, sites)
     works = []

@@ -17,8 +17,8 @@ from bitquant.packed.structure import KINDS
 from .extractor import steps_of
 
 REST = "between layers"
-_ONE_BIT = {"PackedLinear": "1-bit linear", "PackedFunctionalLinear": "1-bit linear", "PackedConv": "1-bit convolution",
-            "PackedAttention": "1-bit attention", "PackedEmbedding": "packed embedding"}  # fmt: skip
+_PACKED = {"PackedLinear": "1-bit linear", "PackedFunctionalLinear": "1-bit linear", "PackedConv": "1-bit convolution",
+           "PackedAttention": "1-bit attention", "PackedEmbedding": "packed embedding"}  # fmt: skip
 
 
 @torch.no_grad()
@@ -71,8 +71,8 @@ def _timed(model: nn.Module) -> list[tuple[nn.Module, str]]:
             continue
         if steps_of(module) is not None:
             kind = "waveform extractor"
-        elif (packed := next((name for name, cls in KINDS.items() if type(module) is cls), None)) in _ONE_BIT:
-            kind = _ONE_BIT[packed]
+        elif (packed := next((name for name, cls in KINDS.items() if type(module) is cls), None)) in _PACKED:
+            kind = _PACKED[packed]
             if getattr(module, "float_path", None) is not None:
                 kind += " beside a float path"
         elif isinstance(module, nn.Conv1d) and module.groups > 1:  # with weight norm it has children
