@@ -1,7 +1,11 @@
 """Speech for training where recordings are few and short: several of them, at other speeds, follow each other."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
+from bitquant.data.kind import files_below
 from bitquant.data.recordings import Recordings
 
 PAUSE = (0.1, 0.6)  # seconds between two recordings
@@ -15,6 +19,13 @@ class JoinedRecordings(Recordings):
     four fifths of Whisper's window to silence, from which there is little to learn.
     """
 
+    more: tuple[list[str], ...] = ()  # recordings of other folders, which no sample begins with
+
+    def fill_with(self, folders: Iterable[Path]) -> None:
+        """Draws what fills a sample from other folders too, from each as often as from the samples themselves."""
+        files = ([str(file.resolve()) for file in files_below(folder, self.suffixes)] for folder in folders)
+        self.more = tuple(self.usable(names)[0] for names in files)
+
     def batches(self, samples, *, batch_size, seed=None):
         if seed is not None:  # one pass over others, held out ones, may come between
             self.others = samples
@@ -27,7 +38,9 @@ class JoinedRecordings(Recordings):
         full, parts = int(self.max_seconds * self.processor.rate), [_played(wave, rng)]
         while sum(map(len, parts)) < full:
             pause = np.zeros(int(rng.uniform(*PAUSE) * self.processor.rate), np.float32)
-            other = super()._wave(self.others[rng.integers(len(self.others))], rng)
+            folders = [self.others, *self.more]
+            folder = folders[rng.integers(len(folders))] if self.more else self.others
+            other = super()._wave(folder[rng.integers(len(folder))], rng)
             parts += [pause, _played(other, rng)]
         return np.concatenate(parts)[:full]
 

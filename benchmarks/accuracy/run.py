@@ -3,8 +3,9 @@
     python -m benchmarks.accuracy.run minilm|hama|whisper --work DIR [--speech DIR] [--seconds S] [--log FILE] ...
 
 with the training options of ``bitquant quantize``. hama and whisper need ``--speech``, a corpus made by
-``python -m recipes.hubert.fetch_speech``. No training sees what is scored: the test part, and the dev part, by which
-settings are chosen. What is said of the run is one line of JSON, appended to ``--log``.
+``python -m recipes.hubert.fetch_speech``; further ones fill the samples of training. No training sees what is scored:
+the test part, and the dev part, by which settings are chosen. What is said of the run is one line of JSON, appended to
+``--log``.
 """
 
 import functools
@@ -43,7 +44,7 @@ class Task(NamedTuple):
     score: Score
 
 
-def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
+def minilm(work: Path, speech: tuple[Path, ...], seconds: float, max_length: int) -> Task:
     """Retrieval and topics of sentences, higher is better."""
     from benchmarks.accuracy import minilm
 
@@ -52,7 +53,7 @@ def minilm(work: Path, speech: Path | None, seconds: float, max_length: int) -> 
     return Task(source, data, lambda models, part: minilm.score(source, models, part))
 
 
-def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
+def hama(work: Path, speech: tuple[Path, ...], seconds: float, max_length: int) -> Task:
     """Phone error rate of a Conformer-CTC, lower is better."""
     from benchmarks.accuracy.hama import write
 
@@ -60,7 +61,7 @@ def hama(work: Path, speech: Path | None, seconds: float, max_length: int) -> Ta
     return _recognition("hama", work / "hama", speech, seconds)
 
 
-def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) -> Task:
+def whisper(work: Path, speech: tuple[Path, ...], seconds: float, max_length: int) -> Task:
     """Words and next tokens that Whisper's own decoder gets wrong with an encoder, lower is better.
 
     Trained on windows as long as those that are scored: on shorter ones the float model itself soon goes wrong.
@@ -73,7 +74,7 @@ def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) ->
     task = _recognition("whisper", work / "whisper", speech, LONGEST)
 
     def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
-        errors = next_token_errors(task.source, models, speech.resolve(), part=part)
+        errors = next_token_errors(task.source, models, speech[0].resolve(), part=part)
         return {**task.score(models, part), "next token error": errors}
 
     return task._replace(score=measure)
@@ -82,20 +83,21 @@ def whisper(work: Path, speech: Path | None, seconds: float, max_length: int) ->
 TASKS = {task.__name__: task for task in (minilm, hama, whisper)}
 
 
-def _recognition(kind: str, weights: Path, speech: Path | None, seconds: float) -> Task:
+def _recognition(kind: str, weights: Path, speech: tuple[Path, ...], seconds: float) -> Task:
     from benchmarks.accuracy.joined import JoinedRecordings
     from benchmarks.accuracy.score import parts, score
     from bitquant.sources import open_source
 
-    if speech is None:
+    if not speech:
         raise click.UsageError(f"{kind} needs --speech, a corpus made by python -m recipes.hubert.fetch_speech")
 
     def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
-        result = score(source, models, speech.resolve(), kind, part=part)
+        result = score(source, models, speech[0].resolve(), kind, part=part)
         return {result["measure"]: {name: found["error_rate"] for name, found in result["models"].items()}}
 
     source = open_source(f"benchmarks.accuracy.{kind}:encoder", weights / "model.safetensors")
-    recordings = JoinedRecordings.read(speech, source, max_seconds=seconds)
+    recordings = JoinedRecordings.read(speech[0], source, max_seconds=seconds)
+    recordings.fill_with(speech[1:])
     dev = set(parts(recordings)["dev"])
     recordings.samples = [name for name in recordings.samples if name not in dev]
     return Task(source, recordings, measure)
@@ -106,7 +108,7 @@ def run(
     config: QuantConfig,
     work: Path,
     *,
-    speech: Path | None = None,
+    speech: tuple[Path, ...] = (),
     seconds: float = 4.0,
     max_length: int = 128,
     log: Path | None = None,
@@ -118,6 +120,7 @@ def run(
 
     Args:
         kind: key of ``TASKS``.
+        speech: corpora. The first is split and scored; the others only fill samples of training.
         log: gets the result as a line of JSON. A run that it holds is not run again.
         training: options of ``bitquant.pipeline.binarize``; None stands for its default.
 
@@ -131,6 +134,8 @@ def run(
     settings = {"task": kind, "recipe": RECIPES[kind], "config": config.to_dict(), "seconds": seconds}
     settings |= {"max_length": max_length, **training}
     settings.pop("checkpoint_every", None)
+    if len(speech) > 1:
+        settings["more_speech"] = [folder.name for folder in speech[1:]]
     for line in log.read_text(encoding="utf-8").splitlines() if log and log.exists() else ():
         if (earlier := json.loads(line))["settings"] == settings:
             return earlier
@@ -187,7 +192,7 @@ def run(
 
 @functools.cache
 def _prepared(
-    kind: str, work: Path, speech: Path | None, seconds: float, max_length: int
+    kind: str, work: Path, speech: tuple[Path, ...], seconds: float, max_length: int
 ) -> tuple[Task, nn.Module, dict]:
     """The task, its teacher, and what the float model measures on the test part."""
     task = TASKS[kind](work, speech, seconds, max_length)
@@ -204,7 +209,12 @@ def _means(losses: list[float]) -> list[float]:
 @click.option(
     "--work", required=True, type=click.Path(file_okay=False, path_type=Path), help="For weights and results."
 )
-@click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A corpus of recordings.")
+@click.option(
+    "--speech",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A corpus of recordings, to train on and to score; what further ones hold fills samples of training.",
+)
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample of hama."
 )

@@ -59,7 +59,7 @@ def row(runs: list[dict[str, Any]], timed: list[dict[str, Any]]) -> list[str]:
 @click.argument("kind", type=click.Choice(list(TASKS)))
 @click.option("--work", required=True, type=click.Path(file_okay=False, path_type=Path), help="For the checkpoints.")
 @click.option("--log", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Lines of JSON, one a run.")
-@click.option("--speech", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A corpus of recordings.")
+@click.option("--speech", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Corpora.")
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample of hama."
 )

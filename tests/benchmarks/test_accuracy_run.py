@@ -178,5 +178,10 @@ def test_joined_recordings_fill_the_window(tmp_path):
     assert batch.shape == (2, 64000) and (batch[:, -1600:].abs().amax(1) > 0).any()
     again = next(iter(data.batches(train, batch_size=2, seed=0)))["waveform"]
     assert torch.equal(batch, again)
+    data.fill_with([speech_data.recordings(tmp_path / "more", [0.05, 0.6, 0.6])])
+    assert [len(names) for names in data.more] == [2]  # what is too short is left out
+    with_more = next(iter(data.batches(train, batch_size=2, seed=0)))["waveform"]
+    assert with_more.shape == batch.shape and not torch.equal(with_more, batch)
+    assert torch.equal(with_more[0, :8000], batch[0, :8000])  # a sample begins with one of the folder's own
     (alone,) = data.collate(train[:1], None).values()
     assert alone.shape[1] == round(16000 * data.seconds[train[0]])

@@ -13,7 +13,7 @@ soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("soxr")
 from click.testing import CliRunner  # noqa: E402
 
-from recipes.hubert import fetch_speech  # noqa: E402
+from recipes.hubert import fetch_speech, speech_packages  # noqa: E402
 
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
 
@@ -139,7 +139,7 @@ def test_prompts(tmp_path):
     documents.mkdir(parents=True)
     lines = "; comment: no\nhello: Hello: you.\nsilence/1: (1 second)\nbeep: [a beep]\n"
     (documents / "core-sounds-en.txt.gz").write_bytes(gzip.compress(lines.encode()))
-    clips = {clip.id: clip for clip in fetch_speech.asterisk(tmp_path, "en")}
+    clips = {clip.id: clip for clip in speech_packages.asterisk(tmp_path, "en")}
     assert {name: clip.text for name, clip in clips.items()} == {
         "hello": "Hello: you.",
         "silence/1": None,
@@ -154,7 +154,7 @@ def test_stamps(tmp_path):
         (stamps / name).parent.mkdir(parents=True, exist_ok=True)
         (stamps / f"{name}.ogg").write_bytes(b"")
     (stamps / "animals/cat.txt").write_text("A cat.\npt_BR.utf8=Um gato.\n", encoding="utf-8")
-    clips = {clip.id: (clip.language, clip.text) for clip in fetch_speech.tuxpaint(tmp_path, "")}
+    clips = {clip.id: (clip.language, clip.text) for clip in speech_packages.tuxpaint(tmp_path, "")}
     assert clips == {
         "animals/cat_desc": ("en", "A cat."),
         "animals/cat_desc_pt_BR": ("pt_BR", "Um gato."),
