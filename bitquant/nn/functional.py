@@ -10,7 +10,7 @@ from bitquant.nn.activation import activation_quantizer
 from bitquant.nn.exact import exact, scaled
 from bitquant.nn.low_rank import LowRank
 from bitquant.nn.training import level_product
-from bitquant.nn.weights import BEGIN_AT_WEIGHT, not_begun
+from bitquant.nn.weights import BEGIN_AT_WEIGHT, begin, not_begun
 from bitquant.quantizers import OptionalState, WeightQuantizer
 
 
@@ -53,19 +53,17 @@ class BitFunctionalLinear(OptionalState):
             center=config.weight_center,
             bits=config.weight_bits,
         )
-        self.unstarted = set(BEGIN_AT_WEIGHT)  # until the first call brings the weight
+        self.unbegun = set(BEGIN_AT_WEIGHT)  # until the first call brings the weight
 
     def start(self, weight: Tensor) -> None:
         """Start what begins at the weight, once, and again after a checkpoint without it was loaded."""
-        if "weight_quantizer" in self.unstarted:
-            self.weight_quantizer.reset(weight)
-        if "float_path" in self.unstarted and self.float_path is not None:
-            self.float_path.start(weight)
-        self.unstarted = set()
+        begin(self, self.unbegun, weight)
+        self.unbegun = set()
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
-        self.unstarted = not_begun(state_dict, prefix)
+        # torch shows a module no keys but its own: whether another weight was loaded cannot be seen
+        self.unbegun = not_begun(state_dict, prefix)
 
     def set_bits(self, config: QuantConfig) -> None:
         """Change both widths in place to the configuration's."""

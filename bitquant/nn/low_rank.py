@@ -115,12 +115,12 @@ class LowRank(OptionalState):
             directions, lengths = _principal(rows, self.rank)
             self._seen = (directions * lengths).T
             self.down.copy_(directions.T)
-            self.start(weight)
+            self.reset(weight)
 
     @torch.no_grad()
-    def start(self, weight: Tensor) -> None:
-        """Make the path exact for a weight (out_features, in_features)."""
-        self.up.copy_(F.linear(weight.float(), self.down))
+    def reset(self, weight: Tensor) -> None:
+        """Make the path exact for a weight (out_features, in_features), or one of a pointwise convolution."""
+        self.up.copy_(F.linear(weight.flatten(1).float(), self.down))
 
     @torch.no_grad()
     def take(self, trained: LowRank) -> None:

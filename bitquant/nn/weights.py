@@ -34,16 +34,11 @@ class QuantizedWeight(nn.Module):
         # after the children: a weight-norm weight is only known once its parametrization is loaded
         self.register_load_state_dict_post_hook(_restart)
 
-    def start(self, names: set[str]) -> None:
-        """Start again, at the weight, what ``BEGIN_AT_WEIGHT`` has of ``names``."""
-        if "weight_quantizer" in names:
-            self.weight_quantizer.reset(self.weight)
-
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
         held = (prefix + "weight", prefix + "parametrizations.weight")
         loaded = any(key.startswith(held) for key in state_dict)
-        self.unloaded = not_begun(state_dict, prefix) if loaded else set()
+        self.unbegun = not_begun(state_dict, prefix) if loaded else set()
 
 
 def not_begun(state_dict: dict[str, Tensor], prefix: str) -> set[str]:
@@ -51,8 +46,16 @@ def not_begun(state_dict: dict[str, Tensor], prefix: str) -> set[str]:
     return {name for name in BEGIN_AT_WEIGHT if not any(key.startswith(f"{prefix}{name}.") for key in state_dict)}
 
 
+def begin(layer: nn.Module, names: set[str], weight: Tensor) -> None:
+    """Start again at a weight what the layer has of ``names``, of ``BEGIN_AT_WEIGHT``."""
+    for name in names:
+        if (part := getattr(layer, name, None)) is not None:
+            part.reset(weight)
+
+
 def _restart(layer: QuantizedWeight, incompatible_keys) -> None:
-    layer.start(layer.__dict__.pop("unloaded", set()))
+    if names := layer.__dict__.pop("unbegun", None):
+        begin(layer, names, layer.weight)
 
 
 class QuantizedLayer(QuantizedWeight):
@@ -74,12 +77,7 @@ class QuantizedLayer(QuantizedWeight):
         )
         self.add_weight_quantizer(config, config.weight_scale, config.weight_bits)
         if path is not None:
-            path.start(self._matrix())
-
-    def start(self, names: set[str]) -> None:
-        super().start(names)
-        if "float_path" in names and self.float_path is not None:
-            self.float_path.start(self._matrix())
+            path.reset(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.float_path is None:
