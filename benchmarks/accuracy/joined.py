@@ -22,9 +22,17 @@ class JoinedRecordings(Recordings):
     more: tuple[list[str], ...] = ()  # recordings of other folders, which no sample begins with
 
     def fill_with(self, folders: Iterable[Path]) -> None:
-        """Draws what fills a sample from other folders too, from each as often as from the samples themselves."""
-        files = ([str(file.resolve()) for file in files_below(folder, self.suffixes)] for folder in folders)
-        self.more = tuple(self.usable(names)[0] for names in files)
+        """Draws what fills a sample from other folders too, from each as often as from the samples themselves.
+
+        ValueError: a folder holds nothing that can be used.
+        """
+        more = []
+        for folder in folders:
+            kept, _ = self.usable([str(file.resolve()) for file in files_below(folder, self.suffixes)])
+            if not kept:
+                raise ValueError(f"{folder} holds no recording that can be used: {', '.join(self.suffixes)} are read")
+            more.append(kept)
+        self.more = tuple(more)
 
     def batches(self, samples, *, batch_size, seed=None):
         if seed is not None:  # one pass over others, held out ones, may come between

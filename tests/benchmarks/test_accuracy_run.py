@@ -183,5 +183,7 @@ def test_joined_recordings_fill_the_window(tmp_path):
     with_more = next(iter(data.batches(train, batch_size=2, seed=0)))["waveform"]
     assert with_more.shape == batch.shape and not torch.equal(with_more, batch)
     assert torch.equal(with_more[0, :8000], batch[0, :8000])  # a sample begins with one of the folder's own
+    with pytest.raises(ValueError, match="empty holds no recording that can be used"):
+        data.fill_with([tmp_path / "empty"])
     (alone,) = data.collate(train[:1], None).values()
     assert alone.shape[1] == round(16000 * data.seconds[train[0]])
