@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +176,16 @@ class QuantConfig:
             raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
         return cls(name=name, **PRESETS[name])._with(overrides)
 
+    @classmethod
+    def of(cls, given: ConfigLike) -> QuantConfig:
+        """A configuration as users give it: itself, a preset's name, a dictionary, or None for ``bit-plus``."""
+        if isinstance(given, QuantConfig):
+            return given
+        given = "bit-plus" if given is None else given
+        if isinstance(given, str):
+            return cls.preset(given)
+        return cls.from_dict(dict(given) if isinstance(given, Mapping) else given)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; ``QuantConfig.from_dict`` of it is equal to this."""
         return {**dataclasses.asdict(self), "modules_to_not_convert": list(self.modules_to_not_convert)}
@@ -221,3 +232,6 @@ def _matches(pattern: str, path: str) -> bool:
 def _names(pattern: str, path: str) -> bool:
     """Skip-list semantics: also a suffix of the path that begins at a dot."""
     return _matches(pattern, path) or path.endswith("." + pattern)
+
+
+ConfigLike = QuantConfig | str | Mapping[str, Any] | None  # see ``QuantConfig.of``

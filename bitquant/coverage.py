@@ -9,7 +9,7 @@ from tabulate import tabulate
 from torch import nn
 
 from bitquant.capture import discover, owners
-from bitquant.config import QuantConfig
+from bitquant.config import ConfigLike, QuantConfig
 from bitquant.packed.structure import PACKED_CHILDREN, REPLACED
 from bitquant.plan import BESIDE, DIFFERS, Plan
 from bitquant.record import Record, Row, record_of
@@ -85,24 +85,27 @@ class Report:
         )
 
 
-def report(model: nn.Module, example_inputs: Any = None) -> Report:
+def report(model: nn.Module, example_inputs: Any = None, config: ConfigLike = None) -> Report:
     """Every contraction of ``model`` (float, student or packed).
 
     Args:
-        example_inputs: needed for a float model, which is run once; the rows then say what ``quantize_`` with the
-            default preset would do.
+        example_inputs: needed for a float model, which is run once; the rows then say what ``quantize_`` would do.
+        config: that it would do it with, as ``quantize_`` takes it.
 
     Raises:
-        ValueError: a float model without usable example inputs.
+        ValueError: a float model without usable example inputs, or a configuration for one that is quantized.
     """
     if isinstance(getattr(model, "_bitquant", None), Record):
+        if config is not None:
+            raise ValueError("this model is quantized: its report is of the configuration it was quantized with")
         record = record_of(model)
         rows = _as_they_run(model, record.rows)
         gone = sum(row.macs for row in record.rows) - sum(row.macs for row in rows)
         return Report(rows, record.total_macs - gone)
     discovery = discover(model, example_inputs)
-    plan = Plan(model, discovery, QuantConfig.preset("bit-plus"))
-    return Report(plan.rows(), discovery.total_macs)
+    plan = Plan(model, discovery, QuantConfig.of(config))
+    beside = plan.rows_beside()
+    return Report(plan.rows() + beside, discovery.total_macs + sum(row.macs for row in beside))
 
 
 def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitquant.config import QuantConfig
+from bitquant.config import ConfigLike, QuantConfig
 from bitquant.distillation.losses import output_loss
 from bitquant.inputs import padding_mask, run
 from bitquant.quantize import calibrate_, quantize_
@@ -91,7 +91,7 @@ class Sensitivity:
 @torch.no_grad()
 def sensitivity(
     model: nn.Module,
-    config: QuantConfig | str,
+    config: ConfigLike,
     batches: Iterable[Any],
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -108,7 +108,7 @@ def sensitivity(
     Raises:
         ValueError: no batches, or what ``quantize_`` refuses.
     """
-    config = QuantConfig.preset(config) if isinstance(config, str) else config
+    config = QuantConfig.of(config)
     batches = list(batches)
     if not batches:
         raise ValueError("there is nothing to measure on: batches is empty (give a list, not a spent iterator)")

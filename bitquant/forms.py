@@ -8,6 +8,8 @@ from torch import nn
 from bitquant.capture import Site, mutate_class_
 from bitquant.config import QuantConfig
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
+from bitquant.nn.conv import is_pointwise
+from bitquant.nn.low_rank import LowRank
 
 _LAYERS = {
     "linear": (nn.Linear, BitLinear),
@@ -37,6 +39,17 @@ def quantize_layer_(module: nn.Module, site: Site, config: QuantConfig) -> None:
         module.add_quantizers(config, nonnegative=site.nonnegative[0])
 
 
+def float_path(model: nn.Module, site: Site, config: QuantConfig) -> LowRank | None:
+    """What the 1-bit form of a contraction gets beside it, without values; None for nothing."""
+    if site.traced != "module":
+        shape = _weight_shape(site) if site.by_parameter else None
+    elif site.kind == "linear" or ("conv" in site.kind and is_pointwise(model.get_submodule(site.path))):
+        shape = model.get_submodule(site.path).weight.shape[:2]
+    else:
+        shape = None
+    return LowRank.beside(shape, config.low_rank, torch.device("meta")) if shape else None
+
+
 def quantized_product(model: nn.Module, site: Site, config: QuantConfig) -> nn.Module:
     """The trainable child for a product that has a form."""
     device = next((p.device for p in model.parameters()), None)
@@ -57,7 +70,7 @@ def _functional_linear(model: nn.Module, site: Site, config: QuantConfig, device
     transposed = matmul != (site.form == "transposed")
     child = BitFunctionalLinear(
         config,
-        shape=site.shapes[1][::-1] if matmul else site.shapes[1],
+        shape=_weight_shape(site),
         parameter=next(name for name, p in owner.named_parameters() if p is parameter),
         transposed=transposed,
         matmul=matmul,
@@ -66,3 +79,8 @@ def _functional_linear(model: nn.Module, site: Site, config: QuantConfig, device
     )
     child.start(parameter.T if transposed else parameter)
     return child
+
+
+def _weight_shape(site: Site) -> tuple[int, int]:
+    """(out_features, in_features) of a product with a matrix parameter."""
+    return site.shapes[1][::-1] if site.kind == "matmul" else site.shapes[1]

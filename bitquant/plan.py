@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from bitquant.blocks import encoder_blocks, within
 from bitquant.capture import Discovery, Site
 from bitquant.capture.discover import module_kind
 from bitquant.config import QuantConfig
-from bitquant.forms import has_form
+from bitquant.forms import float_path, has_form
 from bitquant.nn.low_rank import LowRank
 from bitquant.quantizers import FLOAT_BITS
 from bitquant.record import Row
@@ -84,15 +85,16 @@ class Plan:
         return rows
 
     def rows_beside(self) -> list[Row]:
-        """A row for every float path that the rewriting put beside a layer."""
-        rows = []
+        """A row for every float path beside a layer."""
+        return [Row.of(site, None, BESIDE) for site, _ in self.beside()]
+
+    def beside(self) -> Iterator[tuple[Site, LowRank]]:
+        """The float path, without values, beside every layer that has one, and a site of its own for it."""
         for site in self.discovery.sites:
-            layer = self.model.get_submodule(site.path) if self.decide(site).config else None
-            if isinstance(beside := getattr(layer, "float_path", None), LowRank):
-                macs = beside.macs(site.macs // (beside.down.shape[1] * beside.up.shape[0]))
-                path = replace(site, path=f"{site.path}.float_path", role="low-rank", macs=macs)
-                rows.append(Row.of(path, None, BESIDE))
-        return rows
+            chosen = self.decide(site).config
+            if chosen is not None and (path := float_path(self.model, site, chosen)) is not None:
+                macs = path.macs(site.macs // (path.down.shape[1] * path.up.shape[0]))
+                yield replace(site, path=f"{site.path}.float_path", role="low-rank", macs=macs), path
 
     def _decide(self, site: Site) -> Decision:
         chosen = self.config.for_module(site.path)

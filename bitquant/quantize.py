@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
 from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
-from bitquant.config import QuantConfig
+from bitquant.config import ConfigLike, QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
 from bitquant.inputs import padding_mask, run
 from bitquant.nn.low_rank import LowRank
@@ -21,9 +21,7 @@ from bitquant.record import Record
 from bitquant.widths import in_float
 
 
-def quantize_(
-    model: nn.Module, config: QuantConfig | str | Mapping[str, Any] | None = None, example_inputs: Any = None
-) -> None:
+def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any = None) -> None:
     """Swap the linear, embedding and attention products of a trained encoder for trainable 1-bit ones, in place.
 
     Parameters keep their names, so the float state_dict still loads; new keys hold the quantizers. The scales are
@@ -38,7 +36,7 @@ def quantize_(
         ValueError: no or unusable example inputs, an unknown preset or field, a rule that matches nothing, or a
             model that is quantized already.
     """
-    config = _resolve(config)
+    config = QuantConfig.of(config)
     if isinstance(getattr(model, "_bitquant", None), Record):
         raise ValueError("this model is quantized already; start from the float model")
     discovery = discover(model, example_inputs)
@@ -77,14 +75,6 @@ def _swap_(model: nn.Module, discovery: Discovery, config: QuantConfig, example_
     for site in wrapped:
         site.traced = site.reason = None
     return _swap_(model, discovery, config, example_inputs)
-
-
-def _resolve(config) -> QuantConfig:
-    if config is None:
-        return QuantConfig.preset("bit-plus")
-    if isinstance(config, QuantConfig):
-        return config
-    return QuantConfig.preset(config) if isinstance(config, str) else QuantConfig.from_dict(dict(config))
 
 
 @torch.no_grad()

@@ -93,3 +93,11 @@ def test_bad_values_say_what_would_be_right(make, message):
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         QuantConfig().ste = "smooth"
+
+
+def test_as_users_give_it():
+    config = QuantConfig(ste="smooth")
+    assert QuantConfig.of(config) is config and QuantConfig.of({"ste": "smooth"}) == config
+    assert QuantConfig.of(None) == QuantConfig.of("bit-plus") == QuantConfig.preset("bit-plus")
+    with pytest.raises(ValueError, match="must be a JSON object, not int"):
+        QuantConfig.of(8)

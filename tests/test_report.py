@@ -45,6 +45,17 @@ def quantized(odd=False):
     return model, {row.path: row for row in bitquant.report(model).rows}
 
 
+def test_a_configuration_beforehand():
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)), torch.randn(2, 8)
+    config = bitquant.QuantConfig(rules={"1": None, "0": {}, "2": {}})
+    before = bitquant.report(model, x, config)
+    assert {row.path: row.binarized for row in before.rows} == {"0": True, "1": False, "2": True}
+    bitquant.quantize_(model, config, x)
+    assert [row.path for row in bitquant.report(model).left_in_float] == ["1"]
+    with pytest.raises(ValueError, match="this model is quantized: its report is of the configuration"):
+        bitquant.report(model, config=config)
+
+
 def test_an_owner_that_cannot_be_rewritten():
     model, rows = quantized(odd=True)
     row = rows["layers.0.product.bit_matmul_0"]

@@ -23,7 +23,7 @@ from torch import nn
 
 import bitquant
 from benchmarks.accuracy.teacher import RememberingTeacher
-from bitquant.cli.options import configuration, training
+from bitquant.cli.options import training
 from bitquant.cli.progress import TrainingBar
 from bitquant.config import QuantConfig
 from bitquant.data.kind import Data
@@ -220,10 +220,9 @@ def _means(losses: list[float]) -> list[float]:
 )
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
 @training(steps=200)
-def main(kind, work, preset, config_file, skip, widths, chain, low_rank, embedding_bits, **options):
+def main(kind, config, work, **options):
     """Distil the encoder KIND and measure it."""
-    config = configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits)
-    found = run(kind, config, work, chain=chain, **options)
+    found = run(kind, config, work, **options)
     names = ("float", "student", "packed")
     rows = [(measure, *(f"{values[name]:.1%}" for name in names)) for measure, values in found["measured"].items()]
     click.echo(tabulate(rows, headers=("", *names)))

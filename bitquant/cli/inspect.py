@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from bitquant.cli.options import as_json, weights
+from bitquant.cli.options import as_json, quantization, refuse_quantization, weights
 
 SAMPLES = 64
 
@@ -27,9 +27,10 @@ SAMPLES = 64
     metavar="FILE",
     help="Write that proposal, for quantize --config.",
 )
+@quantization
 @click.option("--allow-factory", is_flag=True, help="Import and call the factory that a checkpoint names.")
 @as_json
-def inspect(model, weights, data, module, sensitive, budget, save_to, allow_factory, as_json):
+def inspect(model, weights, data, module, sensitive, budget, save_to, config, allow_factory, as_json):
     """Show the layers of MODEL: a Hugging Face directory, package.module:factory, or a bitquant checkpoint."""
     import json
     from pathlib import Path
@@ -49,11 +50,12 @@ def inspect(model, weights, data, module, sensitive, budget, save_to, allow_fact
             raise click.UsageError("--code takes a float model: a checkpoint is rewritten when it first runs")
         if sensitive is not None:
             raise click.UsageError("--sensitivity takes a float model: this checkpoint is binarized already")
+        refuse_quantization()
         coverage = report(load(model, allow_factory=allow_factory))
     else:
         source = open_source(model, weights)
         if sensitive is not None:
-            _rank(source, sensitive, budget, save_to, as_json)
+            _rank(source, config, sensitive, budget, save_to, as_json)
             return
         if data is None:
             example = source.example_inputs()
@@ -61,31 +63,30 @@ def inspect(model, weights, data, module, sensitive, budget, save_to, allow_fact
             found = read_data(data, source)
             example = found.example_inputs(found.usable(found.samples[:32])[0])
         if module is not None:
-            click.echo(_rewritten(source.model, example, module))
+            click.echo(_rewritten(source.model, config, example, module))
             return
-        coverage = report(source.model, example)
+        coverage = report(source.model, example, config)
     click.echo(json.dumps(coverage.to_dict(), indent=2) if as_json else str(coverage))
 
 
-def _rewritten(model, example, module):
-    """Readable source of one module after ``quantize_`` with the default preset."""
+def _rewritten(model, config, example, module):
+    """Readable source of one module after ``quantize_``."""
     from bitquant.capture import code
     from bitquant.quantize import quantize_
 
-    quantize_(model, None, example)
+    quantize_(model, config, example)
     return code(model, module)
 
 
-def _rank(source, path, budget, save_to, as_json):
+def _rank(source, config, path, budget, save_to, as_json):
     """Every layer binarized alone, over up to 64 held-out samples."""
     import dataclasses
     import json
 
-    from bitquant.config import QuantConfig
     from bitquant.damage import sensitivity
     from bitquant.data import read_data
 
-    config, data = QuantConfig.preset("bit-plus"), read_data(path, source)
+    data = read_data(path, source)
     samples, _ = data.usable(data.split()[1][:SAMPLES])
     batches = list(data.batches(data.in_order(samples), batch_size=data.batch_size))
     with click.progressbar(length=1, label="layers", file=sys.stderr) as bar:
@@ -99,4 +100,5 @@ def _rank(source, path, budget, save_to, as_json):
         ranking.propose(budget)
     click.echo(json.dumps(ranking.to_dict(), indent=2) if as_json else str(ranking))
     if save_to:
-        save_to.write(json.dumps(dataclasses.replace(config, rules=ranking.rules).to_dict(), indent=2))
+        rules = {**config.rules, **ranking.rules}
+        save_to.write(json.dumps(dataclasses.replace(config, rules=rules).to_dict(), indent=2))

@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+import functools
+
 import click
 
 
@@ -12,15 +14,22 @@ def weights(command):
     return click.option("--weights", type=click.Path(), metavar="FILE", help=help)(command)
 
 
-def training(steps):
-    """Decorator that adds the options of a training run."""
-    rate = click.FloatRange(min=0, min_open=True)
+def quantization(command):
+    """Adds the options that describe a quantization, in whose place the command is given ``config``, a QuantConfig.
+
+    Where it has options of its own for ``widths`` and a ``chain``, they count too; it is given the chain.
+    """
+
+    @functools.wraps(command)
+    def configured(*, preset, config_file, skip, low_rank, embedding_bits, widths=None, **others):
+        chain = others.get("chain")
+        config = configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits)
+        return command(config=config, **others)
+
     options = [
         click.option("--preset", help="bit-plus (ours) or bit-ref (the paper's).  [default: bit-plus]"),
         click.option("--config", "config_file", type=click.Path(), metavar="FILE", help="A QuantConfig as JSON."),
         click.option("--skip", multiple=True, metavar="RULE", help="Leave a module in float: its name or re:PATTERN."),
-        click.option("--widths", metavar="W1A8", help="Bits of weights and activations.  [default: w1a1]"),
-        click.option("--chain", metavar="LIST", help="Train in stages, as in w1a8,w1a4,w1a1; bit for BiT's w1a2,w1a1."),
         click.option(
             "--low-rank",
             type=click.IntRange(min=0),
@@ -32,6 +41,25 @@ def training(steps):
             type=click.Choice(["1", "2", "4", "8", "32"]),
             help="Bits of token embedding tables.  [default: 1]",
         ),
+    ]
+    return _with(options, configured)
+
+
+def refuse_quantization():
+    """UsageError when the command was given an option that describes a quantization, but its model is quantized."""
+    context = click.get_current_context()
+    names = ("preset", "config_file", "skip", "low_rank", "embedding_bits", "bits")
+    for option in (option for option in context.command.params if option.name in names):
+        if context.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option.opts[0]} is for a float model: this checkpoint is quantized already")
+
+
+def training(steps):
+    """Decorator that adds the options of a training run, those of the quantization among them."""
+    rate = click.FloatRange(min=0, min_open=True)
+    options = [
+        click.option("--widths", metavar="W1A8", help="Bits of weights and activations.  [default: w1a1]"),
+        click.option("--chain", metavar="LIST", help="Train in stages, as in w1a8,w1a4,w1a1; bit for BiT's w1a2,w1a1."),
         click.option(
             "--stage-teacher",
             type=click.Choice(["float", "previous"]),
@@ -66,12 +94,13 @@ def training(steps):
         ),
     ]
 
-    def add(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
+    return lambda command: _with(options, quantization(command))
 
-    return add
+
+def _with(options, command):
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits):

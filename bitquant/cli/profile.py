@@ -4,15 +4,15 @@ import re
 
 import click
 
-from bitquant.cli.options import as_json
+from bitquant.cli.options import as_json, quantization, refuse_quantization
 
 
 @click.command()
 @click.argument("model")
 @click.option("--seconds", type=click.FloatRange(min=0.025), default=10.0, show_default=True, help="Of 16 kHz audio.")
 @click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of text.")
-@click.option("--widths", default="W1A1", show_default=True, help="Weight and activation bits after quantization.")
-@click.option("--preset", default="bit-plus", show_default=True, help="Decides what would be quantized.")
+@click.option("--widths", "bits", default="W1A1", show_default=True, help="Weight and activation bits after it.")
+@quantization
 @click.option("--convention", default="consistent", show_default=True, help="consistent, or paper (its Table 1).")
 @click.option(
     "--attention",
@@ -25,7 +25,7 @@ from bitquant.cli.options import as_json
 @click.option("--depth", type=click.IntRange(min=1), default=2, show_default=True, help="Group by that many names.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Also write a picture, such as out.png.")
 @as_json
-def profile(model, seconds, tokens, widths, preset, convention, attention, device, depth, plot, as_json):
+def profile(model, seconds, tokens, bits, config, convention, attention, device, depth, plot, as_json):
     """Count parameters, bytes and operations of MODEL for one input.
 
     MODEL is a Hugging Face directory, a bitquant checkpoint, or package.module:factory.
@@ -37,19 +37,20 @@ def profile(model, seconds, tokens, widths, preset, convention, attention, devic
     from bitquant.profiling.table import comparison, table
     from bitquant.record import Record
 
-    bits = parse_widths(widths)
+    widths = parse_widths(bits)
     loaded = find_model(model)
+    quantized = isinstance(getattr(loaded, "_bitquant", None), Record)
+    if quantized:
+        refuse_quantization()
     inputs = inputs_for(loaded, seconds=seconds, tokens=tokens)
     settings = {"convention": find_convention(convention, attention), "device": device}
-    before = measure(loaded, inputs, **settings)
-    quantized = isinstance(getattr(loaded, "_bitquant", None), Record)
-    after = before
+    after = before = measure(loaded, inputs, **settings)
     if not quantized:
-        after = measure(loaded, inputs, **bits, config=preset, **settings)
+        after = measure(loaded, inputs, **widths, config=config, **settings)
     if plot:
         from bitquant.profiling.plot import plot as draw
 
-        draw(before, after, plot, title=f"{model}, {widths.upper()}")
+        draw(before, after, plot, title=f"{model}, {bits.upper()}")
     if as_json:
         profiles = {"profile": before} if quantized else {"before": before, "after": after}
         click.echo(json.dumps({name: found.to_dict() for name, found in profiles.items()}, indent=2))

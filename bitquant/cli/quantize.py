@@ -2,7 +2,7 @@
 
 import click
 
-from bitquant.cli.options import as_json, configuration, training, weights
+from bitquant.cli.options import as_json, training, weights
 
 
 @click.command()
@@ -48,13 +48,8 @@ def run(
     overwrite,
     resume,
     as_json,
-    preset,
-    config_file,
-    skip,
-    widths,
+    config,
     chain,
-    low_rank,
-    embedding_bits,
     **options,
 ):
     """Runs ``bitquant.pipeline.binarize`` with a progress bar and prints what it measured; cheap checks go first.
@@ -70,7 +65,6 @@ def run(
     from bitquant.sources import open_source
     from bitquant.training_directory import TrainingDirectory
 
-    config = configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits)
     check_target(out, overwrite=overwrite)
     TrainingDirectory(out).check(resume=resume, overwrite=overwrite)
     found = find_model()

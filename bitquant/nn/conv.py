@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitquant.nn.exact import scaled
 from bitquant.nn.training import in_int8, integer_product
 from bitquant.nn.weights import QuantizedLayer
+
+
+def is_pointwise(conv: nn.Conv1d | nn.Conv2d) -> bool:
+    """Whether each output of a convolution is a linear function of one input vector."""
+    return {*conv.kernel_size, *conv.stride, conv.groups} == {1} and (
+        conv.padding in ("valid", "same") or set(conv.padding) == {0}
+    )
 
 
 class BitConv(QuantizedLayer):
@@ -23,9 +30,7 @@ class BitConv(QuantizedLayer):
 
     @property
     def pointwise(self) -> bool:
-        return {*self.kernel_size, *self.stride, self.groups} == {1} and (
-            self.padding in ("valid", "same") or set(self.padding) == {0}
-        )
+        return is_pointwise(self)
 
     @property
     def channel_dim(self) -> int:

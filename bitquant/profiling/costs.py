@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from bitquant.config import QuantConfig
+from bitquant.config import ConfigLike, QuantConfig
 from bitquant.profiling.calls import quantized_kind
 from bitquant.profiling.convention import CONVENTIONS, Convention, Count
 from bitquant.profiling.device import DEVICES, Device
@@ -20,19 +20,19 @@ TEBI = 2.0**40
 
 
 def profile(model: nn.Module, example_inputs: Any, *, weight_bits: int | None = None,
-            activation_bits: int | None = None, config: QuantConfig | str | None = None,
+            activation_bits: int | None = None, config: ConfigLike = None,
             convention: Convention | str = "consistent", device: Device | str = "a100",
             not_stored: Sequence[str] = ()) -> Profile:
     """What ``model`` costs to store and to run once on ``example_inputs``.
 
-    A float model is profiled as it is, or, with both widths given, as if ``config`` had quantized it; a student or a
-    packed model at the widths it has.
+    A float model is profiled as it is, or, with both widths given, as if ``config`` had quantized it (its own widths
+    do not count, those of its tables and its float paths do); a student or a packed model at the widths it has.
 
     Args:
         model: run once in eval mode, left as it was.
         example_inputs: as for ``quantize_``; their length decides all operation counts.
         weight_bits, activation_bits: widths from 1 to 32 of what would be quantized, both or neither.
-        config: decides which layers that is; default ``bit-plus``.
+        config: decides which layers that is; as ``quantize_`` takes it.
         convention: how costs are counted, by name (``"consistent"``, ``"paper"``) or your own.
         device: peak rates for the estimated time, by name (``"a100"``, ``"h100"``) or your own.
         not_stored: parameters that do not count as stored: regular expressions of their full names.
@@ -42,7 +42,7 @@ def profile(model: nn.Module, example_inputs: Any, *, weight_bits: int | None = 
         CaptureError: the model does not run on ``example_inputs``.
     """
     convention, device = _named(convention, CONVENTIONS, "convention"), _named(device, DEVICES, "device")
-    config = QuantConfig.preset(config) if isinstance(config, str) else config or QuantConfig.preset("bit-plus")
+    config = QuantConfig.of(config)
     quantized = isinstance(getattr(model, "_bitquant", None), Record)
     bits = _widths(weight_bits, activation_bits, quantized)
     works = work_of(model, example_inputs, config=config, bits=bits)
@@ -101,6 +101,10 @@ def _storage(model: nn.Module, works: list[Work], convention: Convention,
         row.parameters += parameter.numel()
         row.storage_bytes += parameter.numel() * (_bytes(user, convention) if user else convention.float_bytes)
     for work in works:
+        if work.added:
+            row = rows.setdefault(work.path, _row(work.path, work, work.kind))
+            row.parameters += work.added
+            row.storage_bytes += 2 * work.added
         extra = convention.vectors.get(work.family, 0) if work.component == "pairs" and work.quantized else 0
         if extra and not packed:
             path = f"{work.block}.quantizers" if work.block else "quantizers"

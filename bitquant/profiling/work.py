@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Work:
         width: channels of all heads, queries: per sequence and frames: in the whole batch; for "pairs" only.
         units: inner activations of a feed-forward module, at the layer that makes them.
         weight_bits, activation_bits: 32 in float. weight: full name of the parameter that the first is about.
+        added: parameters, in fp16, that the model does not have yet: of a float path it would get.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Work:
     weight_bits: int = 32
     activation_bits: int = 32
     weight: str | None = None
+    added: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -73,7 +75,7 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
         sites, quantized = quantized_sites(model, example_inputs)
         widths = {path: (rows[path].weight_bits or 1, rows[path].activation_bits) if path in rows else (1, 1)
                   for path in quantized}  # fmt: skip
-        places, densities = _Places(model, record.blocks, sites), _Densities(model)
+        places, densities, beside = _Places(model, record.blocks, sites), _Densities(model), []
     else:
         with _Densities(model) as densities:
             discovery = discover(model, example_inputs)
@@ -83,12 +85,16 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
             for site in sites
             if bits is not None and (chosen := plan.decide(site).config) is not None
         }
+        beside = [] if bits is None else plan.beside()
         places = _Places(model, plan.blocks, sites)
     works = []
     for site in sites:
         work = places.work(site, densities.of(site.owner))
         work.weight_bits, work.activation_bits = widths.get(site.path, (32, 32))
         works += places.split(work, site)
+    for site, path in beside:
+        added = sum(factor.numel() for factor in path.parameters())
+        works.append(replace(places.work(replace(site, kind="linear"), 1.0), weight=None, units=0, added=added))
     return works
 
 

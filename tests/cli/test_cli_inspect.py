@@ -18,6 +18,25 @@ def test_float_model(bitquant_cli, tiny_bert):
     assert {"path", "kind", "macs", "reason"} <= set(facts["rows"][0])
 
 
+def test_a_configuration_of_your_own(bitquant_cli, tiny_bert, tmp_path):
+    (tmp_path / "config.json").write_text('{"embedding_bits": 32}')
+    given = ("--config", tmp_path / "config.json", "--skip", "encoder.layer.0.output.dense", "--low-rank", "4")
+    facts = json.loads(bitquant_cli("inspect", tiny_bert, *given, "--json").stdout)
+    rows = {row["path"]: row for row in facts["rows"]}
+    for kept in ("encoder.layer.0.output.dense", "embeddings.word_embeddings"):
+        assert rows[kept]["reason"] == "kept by the configuration"
+    assert "float path" in rows["encoder.layer.1.output.dense.float_path"]["reason"]
+    source = load_source(tiny_bert)
+    skipped = ("encoder.layer.0.output.dense",)
+    config = bitquant.QuantConfig(embedding_bits=32, low_rank=4, modules_to_not_convert=skipped)
+    bitquant.quantize_(source.model, config, source.example_inputs())
+    found = bitquant.report(source.model).to_dict()
+    assert {row["path"]: row["reason"] for row in found["rows"]} == {path: rows[path]["reason"] for path in rows}
+    assert found["total_macs"] == facts["total_macs"]
+    result = bitquant_cli("inspect", tiny_bert, "--skip", "nothing")
+    assert result.exit_code == 1 and "nothing" in result.stderr
+
+
 def test_rewritten_code(bitquant_cli, tiny_bert):
     result = bitquant_cli("inspect", tiny_bert, "--code", "encoder.layer.0.attention.self")
     assert "self.bit_attention_0(" in result.stdout and "def forward(" in result.stdout
@@ -36,6 +55,9 @@ def test_checkpoint(bitquant_cli, tiny_bert, tmp_path):
     reasons = {row["path"]: row["reason"] for row in facts["rows"]}
     assert reasons["pooler.dense"] == "kept by the configuration"
     assert reasons["encoder.layer.0.output.dense"] is None
+    result = bitquant_cli("inspect", tmp_path / "out", "--skip", "pooler")
+    assert result.exit_code == 2
+    assert "--skip is for a float model: this checkpoint is quantized already" in result.stderr
 
 
 @pytest.mark.parametrize("path, words", [("nowhere", "does not exist"), (".", "holds no config.json")])

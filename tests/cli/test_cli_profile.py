@@ -37,6 +37,12 @@ def test_widths_and_conventions():
     assert data["after"]["fitted"] and not data["before"]["total"]["quantized_macs"]
 
 
+def test_a_configuration_of_your_own():
+    plain, wide = (json.loads(run(FACTORY, "--seconds", "1", *given, "--json"))["after"]["total"]
+                   for given in ((), ("--low-rank", "4", "--preset", "bit-ref")))  # fmt: skip
+    assert wide["macs"] > plain["macs"] and wide["storage_bytes"] > plain["storage_bytes"]
+
+
 def test_sparse_attention_counted_by_its_mask():
     dense, ideal = (json.loads(run(FACTORY, "--seconds", "1", "--attention", a, "--json")) for a in ("dense", "ideal"))
     pairs = [sum(row["macs"] for row in found["before"]["layers"] if row["component"] == "product")
@@ -55,6 +61,7 @@ def test_hugging_face_directory_and_checkpoint(tiny_bert, tmp_path):
     data = json.loads(run(str(tmp_path / "packed"), "--tokens", "16", "--json"))
     assert data["profile"]["total"]["quantized_macs"] > 0
     assert "1/1" in run(str(tmp_path / "packed"), "--tokens", "16")
+    assert "--widths is for a float model" in run(str(tmp_path / "packed"), "--widths", "w1a8", code=2)
     assert "40 positions: 64 tokens are too many" in run(str(tiny_bert), "--tokens", "64", code=1)
 
 

@@ -165,6 +165,23 @@ def test_packed_model_computes_what_was_planned(model, x):
     assert LINEAR / 8 < packed.storage_bytes < float_bytes
 
 
+def test_float_paths_as_planned(model, x):
+    plain, config = (bitquant.QuantConfig.preset("bit-plus", low_rank=rank) for rank in (0, 4))
+    planned = [profile(model, x, weight_bits=1, activation_bits=1, config=each).total for each in (plain, config)]
+    found = []
+    for each in (plain, config):
+        packed = copy.deepcopy(model)
+        bitquant.quantize_(packed, each, x)
+        bitquant.convert_(packed)
+        found.append(profile(packed, x).total)
+    vectors = 2 * (16 + 48 + 16 + 16 + 16 + 32 + 32 + 16)  # inputs and outputs of the linear layers
+    for one, other in (planned, found):
+        assert other.macs - one.macs == x.shape[0] * T * 4 * (vectors + 2 * (16 + 16 + 16 + 32))
+        assert other.parameters - one.parameters == 4 * vectors
+        assert other.storage_bytes - one.storage_bytes == 2 * 4 * vectors
+        assert other.quantized_macs == one.quantized_macs
+
+
 def test_tied_weights_are_stored_once(x):
     model = Encoder().eval()
     model.layers[1].fc1.weight = model.layers[0].fc1.weight
