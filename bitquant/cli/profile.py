@@ -11,7 +11,7 @@ from bitquant.cli.options import as_json, quantization, refuse_quantization
 @click.argument("model")
 @click.option("--seconds", type=click.FloatRange(min=0.025), default=10.0, show_default=True, help="Of 16 kHz audio.")
 @click.option("--tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of text.")
-@click.option("--widths", "bits", default="W1A1", show_default=True, help="Weight and activation bits after it.")
+@click.option("--widths", "bits", default="W1A1", show_default=True, help="Weight and activation bits, quantized.")
 @quantization
 @click.option("--convention", default="consistent", show_default=True, help="consistent, or paper (its Table 1).")
 @click.option(
