@@ -12,7 +12,7 @@ from bitquant.capture import discover, owners
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.packed.structure import PACKED_CHILDREN, REPLACED
 from bitquant.plan import BESIDE, DIFFERS, Plan
-from bitquant.record import Record, Row, record_of
+from bitquant.record import Record, Row, is_quantized, record_of
 
 
 def is_packed(model: nn.Module) -> bool:
@@ -95,7 +95,7 @@ def report(model: nn.Module, example_inputs: Any = None, config: ConfigLike = No
     Raises:
         ValueError: a float model without usable example inputs, or a configuration for one that is quantized.
     """
-    if isinstance(getattr(model, "_bitquant", None), Record):
+    if is_quantized(model):
         if config is not None:
             raise ValueError("this model is quantized: its report is of the configuration it was quantized with")
         record = record_of(model)

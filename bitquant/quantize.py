@@ -17,7 +17,7 @@ from bitquant.inputs import padding_mask, run
 from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
-from bitquant.record import Record
+from bitquant.record import Record, is_quantized
 from bitquant.widths import in_float
 
 
@@ -37,7 +37,7 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
             model that is quantized already.
     """
     config = QuantConfig.of(config)
-    if isinstance(getattr(model, "_bitquant", None), Record):
+    if is_quantized(model):
         raise ValueError("this model is quantized already; start from the float model")
     discovery = discover(model, example_inputs)
     before, replaced = Snapshot(model), []

@@ -72,9 +72,13 @@ class Record:
         return cls(config, rows, int(data["total_macs"]), list(data["blocks"]), list(data["relu"]))
 
 
+def is_quantized(model: nn.Module) -> bool:
+    """Whether ``quantize_`` has been at a model: it is a student or packed."""
+    return isinstance(getattr(model, "_bitquant", None), Record)
+
+
 def record_of(model: nn.Module) -> Record:
     """The record ``quantize_`` left on a model. ValueError when the model was never quantized."""
-    record = getattr(model, "_bitquant", None)
-    if not isinstance(record, Record):
+    if not is_quantized(model):
         raise ValueError("this model is not quantized: call bitquant.quantize_(model, config, example_inputs) first")
-    return record
+    return model._bitquant

@@ -44,10 +44,10 @@ class JoinedRecordings(Recordings):
         if rng is None:
             return wave
         full, parts = int(self.max_seconds * self.processor.rate), [_played(wave, rng)]
+        folders = [self.others, *self.more]
         while sum(map(len, parts)) < full:
             pause = np.zeros(int(rng.uniform(*PAUSE) * self.processor.rate), np.float32)
-            folders = [self.others, *self.more]
-            folder = folders[rng.integers(len(folders))] if self.more else self.others
+            folder = folders[rng.integers(len(folders))]  # a single one takes nothing from the generator
             other = super()._wave(folder[rng.integers(len(folder))], rng)
             parts += [pause, _played(other, rng)]
         return np.concatenate(parts)[:full]

@@ -4,6 +4,8 @@ import functools
 
 import click
 
+QUANTIZATION = ("preset", "config_file", "skip", "low_rank", "embedding_bits")  # what describes one, but for widths
+
 
 def as_json(command):
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")(command)
@@ -21,9 +23,9 @@ def quantization(command):
     """
 
     @functools.wraps(command)
-    def configured(*, preset, config_file, skip, low_rank, embedding_bits, widths=None, **others):
-        chain = others.get("chain")
-        config = configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits)
+    def configured(*, widths=None, **others):
+        described = {name: others.pop(name) for name in QUANTIZATION}
+        config = configuration(**described, widths=widths, chain=others.get("chain"))
         return command(config=config, **others)
 
     options = [
@@ -48,8 +50,7 @@ def quantization(command):
 def refuse_quantization():
     """UsageError when the command was given an option that describes a quantization, but its model is quantized."""
     context = click.get_current_context()
-    names = ("preset", "config_file", "skip", "low_rank", "embedding_bits", "bits")
-    for option in (option for option in context.command.params if option.name in names):
+    for option in (option for option in context.command.params if option.name in (*QUANTIZATION, "bits")):
         if context.get_parameter_source(option.name) is not click.core.ParameterSource.DEFAULT:
             raise click.UsageError(f"{option.opts[0]} is for a float model: this checkpoint is quantized already")
 
@@ -103,7 +104,7 @@ def _with(options, command):
     return command
 
 
-def configuration(preset, config_file, skip, widths, chain, low_rank, embedding_bits):
+def configuration(*, preset, config_file, skip, low_rank, embedding_bits, widths, chain):
     """The QuantConfig that the options describe; a chain's is that of its last stage."""
     import dataclasses
 

@@ -35,11 +35,11 @@ def profile(model, seconds, tokens, bits, config, convention, attention, device,
     from bitquant.profiling import profile as measure
     from bitquant.profiling.inputs import inputs_for
     from bitquant.profiling.table import comparison, table
-    from bitquant.record import Record
+    from bitquant.record import is_quantized
 
     widths = parse_widths(bits)
     loaded = find_model(model)
-    quantized = isinstance(getattr(loaded, "_bitquant", None), Record)
+    quantized = is_quantized(loaded)
     if quantized:
         refuse_quantization()
     inputs = inputs_for(loaded, seconds=seconds, tokens=tokens)

@@ -14,7 +14,7 @@ from bitquant.profiling.convention import CONVENTIONS, Convention, Count
 from bitquant.profiling.device import DEVICES, Device
 from bitquant.profiling.table import ADDITIVE, OUTSIDE, Profile, ProfiledLayer
 from bitquant.profiling.work import Work, work_of
-from bitquant.record import Record
+from bitquant.record import is_quantized
 
 TEBI = 2.0**40
 
@@ -43,7 +43,7 @@ def profile(model: nn.Module, example_inputs: Any, *, weight_bits: int | None = 
     """
     convention, device = _named(convention, CONVENTIONS, "convention"), _named(device, DEVICES, "device")
     config = QuantConfig.of(config)
-    quantized = isinstance(getattr(model, "_bitquant", None), Record)
+    quantized = is_quantized(model)
     bits = _widths(weight_bits, activation_bits, quantized)
     works = work_of(model, example_inputs, config=config, bits=bits)
     rows = _storage(model, works, convention, not_stored)

@@ -15,7 +15,7 @@ from bitquant.capture.fallback import innermost_module
 from bitquant.config import QuantConfig
 from bitquant.plan import Plan
 from bitquant.profiling.calls import quantized_sites
-from bitquant.record import Record, record_of
+from bitquant.record import is_quantized, record_of
 
 
 @dataclass
@@ -69,7 +69,7 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
     Raises:
         CaptureError: the model does not run on ``example_inputs``.
     """
-    if isinstance(getattr(model, "_bitquant", None), Record):
+    if is_quantized(model):
         record = record_of(model)
         rows = {row.path: row for row in record.rows}
         sites, quantized = quantized_sites(model, example_inputs)
