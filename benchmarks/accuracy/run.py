@@ -36,6 +36,17 @@ CURVE = 40  # points of the loss curve that is kept
 Score = Callable[[dict[str, nn.Module], str], dict[str, dict[str, float]]]
 
 
+class Setup(NamedTuple):
+    """What a task is made from: where weights go, corpora, the longest sample in seconds or tokens, and ``remix`` of
+    ``JoinedRecordings``."""
+
+    work: Path
+    speech: tuple[Path, ...]
+    seconds: float
+    max_length: int
+    remix: bool
+
+
 class Task(NamedTuple):
     """What is trained on, and how models are measured: ``score(models, part)`` gives {measure: {name: value}}."""
 
@@ -44,24 +55,24 @@ class Task(NamedTuple):
     score: Score
 
 
-def minilm(work: Path, speech: tuple[Path, ...], seconds: float, max_length: int) -> Task:
+def minilm(setup: Setup) -> Task:
     """Retrieval and topics of sentences, higher is better."""
     from benchmarks.accuracy import minilm
 
     source = minilm.source()
-    data = minilm.training_data(source, max_length)
+    data = minilm.training_data(source, setup.max_length)
     return Task(source, data, lambda models, part: minilm.score(source, models, part))
 
 
-def hama(work: Path, speech: tuple[Path, ...], seconds: float, max_length: int) -> Task:
+def hama(setup: Setup) -> Task:
     """Phone error rate of a Conformer-CTC, lower is better."""
     from benchmarks.accuracy.hama import write
 
-    write(work / "hama")
-    return _recognition("hama", work / "hama", speech, seconds)
+    write(setup.work / "hama")
+    return _recognition("hama", setup)
 
 
-def whisper(work: Path, speech: tuple[Path, ...], seconds: float, max_length: int) -> Task:
+def whisper(setup: Setup) -> Task:
     """Words and next tokens that Whisper's own decoder gets wrong with an encoder, lower is better.
 
     Trained on windows as long as those that are scored: on shorter ones the float model itself soon goes wrong.
@@ -70,11 +81,11 @@ def whisper(work: Path, speech: tuple[Path, ...], seconds: float, max_length: in
     from benchmarks.accuracy.score import LONGEST
     from benchmarks.accuracy.whisper import write
 
-    write(work / "whisper", int(LONGEST))
-    task = _recognition("whisper", work / "whisper", speech, LONGEST)
+    write(setup.work / "whisper", int(LONGEST))
+    task = _recognition("whisper", setup._replace(seconds=LONGEST))
 
     def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
-        errors = next_token_errors(task.source, models, speech[0].resolve(), part=part)
+        errors = next_token_errors(task.source, models, setup.speech[0].resolve(), part=part)
         return {**task.score(models, part), "next token error": errors}
 
     return task._replace(score=measure)
@@ -83,21 +94,22 @@ def whisper(work: Path, speech: tuple[Path, ...], seconds: float, max_length: in
 TASKS = {task.__name__: task for task in (minilm, hama, whisper)}
 
 
-def _recognition(kind: str, weights: Path, speech: tuple[Path, ...], seconds: float) -> Task:
+def _recognition(kind: str, setup: Setup) -> Task:
     from benchmarks.accuracy.joined import JoinedRecordings
     from benchmarks.accuracy.score import parts, score
     from bitquant.sources import open_source
 
-    if not speech:
+    if not setup.speech:
         raise click.UsageError(f"{kind} needs --speech, a corpus made by python -m recipes.hubert.fetch_speech")
 
     def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
-        result = score(source, models, speech[0].resolve(), kind, part=part)
+        result = score(source, models, setup.speech[0].resolve(), kind, part=part)
         return {result["measure"]: {name: found["error_rate"] for name, found in result["models"].items()}}
 
-    source = open_source(f"benchmarks.accuracy.{kind}:encoder", weights / "model.safetensors")
-    recordings = JoinedRecordings.read(speech[0], source, max_seconds=seconds)
-    recordings.fill_with(speech[1:])
+    source = open_source(f"benchmarks.accuracy.{kind}:encoder", setup.work / kind / "model.safetensors")
+    recordings = JoinedRecordings.read(setup.speech[0], source, max_seconds=setup.seconds)
+    recordings.fill_with(setup.speech[1:])
+    recordings.remix = setup.remix
     dev = set(parts(recordings)["dev"])
     recordings.samples = [name for name in recordings.samples if name not in dev]
     return Task(source, recordings, measure)
@@ -111,6 +123,7 @@ def run(
     speech: tuple[Path, ...] = (),
     seconds: float = 4.0,
     max_length: int = 128,
+    remix: bool = False,
     log: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -121,6 +134,7 @@ def run(
     Args:
         kind: key of ``TASKS``.
         speech: corpora. The first is split and scored; the others only fill samples of training.
+        remix: see ``JoinedRecordings``.
         log: gets the result as a line of JSON. A run that it holds is not run again.
         training: options of ``bitquant.pipeline.binarize``; None stands for its default.
 
@@ -136,11 +150,13 @@ def run(
     settings.pop("checkpoint_every", None)
     if len(speech) > 1:
         settings["more_speech"] = [folder.name for folder in speech[1:]]
+    if remix:
+        settings["remix"] = True
     for line in log.read_text(encoding="utf-8").splitlines() if log and log.exists() else ():
         if (earlier := json.loads(line))["settings"] == settings:
             return earlier
     name = f"{kind}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
-    task, teacher, floats = _prepared(kind, work, speech, seconds, max_length)
+    task, teacher, floats = _prepared(kind, Setup(work, speech, seconds, max_length, remix))
     measured, dev, losses = {measure: dict(values) for measure, values in floats.items()}, {}, []
 
     def collect(into: dict, part: str, **models: nn.Module) -> None:
@@ -191,11 +207,9 @@ def run(
 
 
 @functools.cache
-def _prepared(
-    kind: str, work: Path, speech: tuple[Path, ...], seconds: float, max_length: int
-) -> tuple[Task, nn.Module, dict]:
+def _prepared(kind: str, setup: Setup) -> tuple[Task, nn.Module, dict]:
     """The task, its teacher, and what the float model measures on the test part."""
-    task = TASKS[kind](work, speech, seconds, max_length)
+    task = TASKS[kind](setup)
     return task, RememberingTeacher(task.source.model), task.score({"float": task.source.model}, "test")
 
 
@@ -218,6 +232,7 @@ def _means(losses: list[float]) -> list[float]:
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample of hama."
 )
+@click.option("--remix", is_flag=True, help="Cut training speech anywhere, change it more, lay it over other.")
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
 @training(steps=200)
 def main(kind, config, work, **options):
