@@ -77,12 +77,15 @@ def test_checkpoint_that_lies(bitquant_cli, tiny_bert):
 
 
 def test_sensitivity(bitquant_cli, tiny_bert, text_file, tmp_path):
-    result = bitquant_cli("inspect", tiny_bert, "--sensitivity", text_file, "--budget", "0.3", "--save", tmp_path / "c")
+    mine = {"activation_bits": 8, "rules": {"encoder.layer.0.output.dense": None}}
+    (tmp_path / "mine").write_text(json.dumps(mine))
+    arguments = ["--sensitivity", text_file, "--budget", "0.3", "--save", tmp_path / "c", "--config", tmp_path / "mine"]
+    result = bitquant_cli("inspect", tiny_bert, *arguments)
     assert result.exit_code == 0, result.output
     assert "damage" in result.stdout and "encoder.layer.1.output.dense" in result.stdout
-    rules = json.loads((tmp_path / "c").read_text())["rules"]
-    assert rules
-    config = bitquant.QuantConfig.from_dict(json.loads((tmp_path / "c").read_text()))
+    saved = json.loads((tmp_path / "c").read_text())
+    assert saved["activation_bits"] == 8 and saved["rules"].items() > mine["rules"].items()  # what was given stays
+    config = bitquant.QuantConfig.from_dict(saved)
     source = load_source(tiny_bert)
     bitquant.quantize_(source.model, config, source.example_inputs())
 
