@@ -37,14 +37,12 @@ Score = Callable[[dict[str, nn.Module], str], dict[str, dict[str, float]]]
 
 
 class Setup(NamedTuple):
-    """What a task is made from: where weights go, corpora, the longest sample in seconds or tokens, and ``remix`` of
-    ``JoinedRecordings``."""
+    """What a task is made from: where weights go, corpora, and the longest sample in seconds or tokens."""
 
     work: Path
     speech: tuple[Path, ...]
     seconds: float
     max_length: int
-    remix: bool
 
 
 class Task(NamedTuple):
@@ -109,7 +107,6 @@ def _recognition(kind: str, setup: Setup) -> Task:
     source = open_source(f"benchmarks.accuracy.{kind}:encoder", setup.work / kind / "model.safetensors")
     recordings = JoinedRecordings.read(setup.speech[0], source, max_seconds=setup.seconds)
     recordings.fill_with(setup.speech[1:])
-    recordings.remix = setup.remix
     dev = set(parts(recordings)["dev"])
     recordings.samples = [name for name in recordings.samples if name not in dev]
     return Task(source, recordings, measure)
@@ -123,7 +120,6 @@ def run(
     speech: tuple[Path, ...] = (),
     seconds: float = 4.0,
     max_length: int = 128,
-    remix: bool = False,
     log: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -134,7 +130,6 @@ def run(
     Args:
         kind: key of ``TASKS``.
         speech: corpora. The first is split and scored; the others only fill samples of training.
-        remix: see ``JoinedRecordings``.
         log: gets the result as a line of JSON. A run that it holds is not run again.
         training: options of ``bitquant.pipeline.binarize``; None stands for its default.
 
@@ -150,13 +145,11 @@ def run(
     settings.pop("checkpoint_every", None)
     if len(speech) > 1:
         settings["more_speech"] = [folder.name for folder in speech[1:]]
-    if remix:
-        settings["remix"] = True
     for line in log.read_text(encoding="utf-8").splitlines() if log and log.exists() else ():
         if (earlier := json.loads(line))["settings"] == settings:
             return earlier
     name = f"{kind}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
-    task, teacher, floats = _prepared(kind, Setup(work, speech, seconds, max_length, remix))
+    task, teacher, floats = _prepared(kind, Setup(work, speech, seconds, max_length))
     measured, dev, losses = {measure: dict(values) for measure, values in floats.items()}, {}, []
 
     def collect(into: dict, part: str, **models: nn.Module) -> None:
@@ -232,7 +225,6 @@ def _means(losses: list[float]) -> list[float]:
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample of hama."
 )
-@click.option("--remix", is_flag=True, help="Cut training speech anywhere, change it more, lay it over other.")
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
 @training(steps=200)
 def main(kind, config, work, **options):
