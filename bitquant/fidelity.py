@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from bitquant.inputs import first_tensor, named_tensors, padding_mask
-from bitquant.masks import mask_for
+from bitquant.masks import mask_for, mean_pool
 
 
 @torch.no_grad()
@@ -41,11 +41,7 @@ def outputs(model, batches):
 def _pool(hidden, mask):
     if hidden.dim() != 3:  # one vector a sample, or a feature map (B, C, H, W)
         return (hidden.flatten(2).mean(2) if hidden.dim() > 3 else hidden.flatten(1)).float()
-    mask = mask_for(mask, hidden.shape)
-    if mask is None:
-        return hidden.mean(1).float()
-    weights = mask.to(hidden.dtype).unsqueeze(-1)
-    return ((hidden * weights).sum(1) / weights.sum(1).clamp(min=1)).float()
+    return mean_pool(hidden, mask).float()
 
 
 def _choose(logits, mask):

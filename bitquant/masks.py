@@ -1,4 +1,5 @@
-"""Masks: what counts as padding in one of attention, and masks of inputs read at the frames of hidden states."""
+"""Masks: what counts as padding in one of attention, masks of inputs read at the frames of hidden states, and means of
+what they leave."""
 
 from __future__ import annotations
 
@@ -37,3 +38,12 @@ def valid_tokens(z: Tensor, valid: Tensor | None) -> Tensor:
     tokens = z.transpose(1, 2) if z.ndim == 4 else z
     mask = mask_for(valid, tokens.shape) if tokens.ndim >= 3 else None
     return z if mask is None else tokens[mask]
+
+
+def mean_pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of hidden states (batch, time, channels) over the valid tokens of a padding mask: (batch, channels)."""
+    mask = mask_for(mask, hidden.shape)
+    if mask is None:
+        return hidden.mean(1)
+    weights = mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -74,6 +74,11 @@ def training(steps):
         click.option("--lr", type=rate, help="Peak learning rate of the weights, in place of the trainer's."),
         click.option("--scale-lr", type=rate, help="Likewise of the quantizers' scales."),
         click.option(
+            "--pooled-weight",
+            type=click.FloatRange(min=0),
+            help="Weight of the loss of outputs averaged over tokens, for sentence embeddings.  [default: 0]",
+        ),
+        click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all randomness."
         ),
         click.option(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bitquant.inputs import named_tensors
-from bitquant.masks import mask_for
+from bitquant.masks import mask_for, mean_pool
 
 LOGITS = ("logits",)
 FLOOR = 0.01  # least share of the power that counts as variance
@@ -56,14 +56,37 @@ def output_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
 
     ValueError when they share no float output.
     """
-    student, teacher = named_tensors(student), named_tensors(teacher)
-    shared = [name for name in student if name in teacher and student[name].is_floating_point()]
+    shared = _shared(student, teacher)
     if not shared:
         raise ValueError("student and teacher give no float output of the same name to compare")
-    losses = [
-        (soft_cross_entropy if name in LOGITS else masked_error)(student[name], teacher[name], mask) for name in shared
-    ]
+    losses = [(soft_cross_entropy if name in LOGITS else masked_error)(*both, mask) for name, both in shared.items()]
     return torch.stack(losses).mean()
+
+
+def pooled_loss(student: Any, teacher: Any, mask: Tensor | None) -> Tensor:
+    """Mean over the float outputs (batch, time, channels) both models give, logits left out, of how far the samples'
+    means over valid tokens are from the teacher's: ``masked_error`` of them, so a share of their variance in the batch.
+
+    ValueError when they share no such output.
+    """
+    shared = {name: both for name, both in _shared(student, teacher).items() if both[0].ndim == 3}
+    losses = [
+        masked_error(*(mean_pool(output, mask).unsqueeze(0) for output in both), None)
+        for name, both in shared.items()
+        if name not in LOGITS
+    ]
+    if not losses:
+        raise ValueError(
+            "student and teacher give no float output (batch, time, channels) of the same name whose mean could be "
+            "compared: leave pooled_weight at 0"
+        )
+    return torch.stack(losses).mean()
+
+
+def _shared(student: Any, teacher: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """The float outputs of the same name."""
+    student, teacher = named_tensors(student), named_tensors(teacher)
+    return {name: (x, teacher[name]) for name, x in student.items() if name in teacher and x.is_floating_point()}
 
 
 def hidden_loss(student: dict[str, Tensor], teacher: dict[str, Tensor], mask: Tensor | None) -> Tensor:

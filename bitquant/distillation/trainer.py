@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitquant.coverage import require_student
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
-from bitquant.distillation.losses import hidden_loss, output_loss
+from bitquant.distillation.losses import hidden_loss, output_loss, pooled_loss
 from bitquant.distillation.meter import Meter
 from bitquant.distillation.optimizer import parameter_groups, rate
 from bitquant.distillation.state import TrainingState
@@ -46,6 +46,7 @@ def distill(
     clip: float = 1.0,
     hidden_weight: float = 1.0,
     output_weight: float = 1.0,
+    pooled_weight: float = 0.0,
     dropout: bool = False,
     fast_gradients: bool = True,
     seed: int = 0,
@@ -69,7 +70,8 @@ def distill(
         lr: peak learning rate of weights, biases and norms. scale_lr: of the quantizers' scales.
         weight_decay: of the latent weights and float paths. warmup: share of the steps with a rising rate. clip:
             gradient norm.
-        hidden_weight, output_weight: weights of the two losses.
+        hidden_weight, output_weight: weights of the two losses. pooled_weight: of a third, of the outputs' means over
+            tokens, for encoders whose outputs are averaged, as sentence embeddings are.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.
         fast_gradients: multiply gradients and levels in bfloat16 on processors with instructions for it. Resumed on one
@@ -103,6 +105,7 @@ def distill(
         "clip": clip,
         "hidden_weight": hidden_weight,
         "output_weight": output_weight,
+        "pooled_weight": pooled_weight,
         "dropout": dropout,
         "fast_gradients": fast_gradients,
         "seed": seed,
@@ -171,6 +174,8 @@ class _Stage:
                     target = run(teacher, batch)
                 output = self._run(student, batch, step)
                 loss = s["output_weight"] * output_loss(output, target, mask)
+                if s["pooled_weight"]:
+                    loss = loss + s["pooled_weight"] * pooled_loss(output, target, mask)
                 if hidden_t:
                     loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, mask)
                 self._step(student, optimizer, loss, step)

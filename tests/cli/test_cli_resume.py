@@ -86,6 +86,7 @@ def test_unfinished_training_is_not_thrown_away(quantize, interrupted, tmp_path)
         (("--preset", "bit-ref"), ["config.attention: 'row-max' then, 'table' now"]),
         (("--seed", 1), ["seed: 0 then, 1 now"]),
         (("--lr", 0.01), ["lr: 0.004 then, 0.01 now"]),
+        (("--pooled-weight", 1), ["pooled_weight: 0.0 then, 1.0 now"]),
         (("--steps", 5), ["steps: 4 then, 5 now"]),
         (("--chain", "w1a4,w1a1"), ["stages: 'w1a2,w1a1' then, 'w1a4,w1a1' now"]),
     ],

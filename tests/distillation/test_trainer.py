@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bitquant
-from bitquant.distillation.losses import hidden_loss, masked_error, output_loss, soft_cross_entropy
+from bitquant.distillation.losses import hidden_loss, masked_error, output_loss, pooled_loss, soft_cross_entropy
 from bitquant.distillation.optimizer import parameter_groups, rate
 
 
@@ -79,6 +79,9 @@ def test_errors(pair):
     spent = iter(batches[:1])
     with pytest.raises(ValueError, match="spent iterator"):
         bitquant.distill(student, teacher, spent, steps=2)
+    flat = {"logits": torch.zeros(2, 3, 4), "pooled": torch.zeros(2, 4)}
+    with pytest.raises(ValueError, match="leave pooled_weight at 0"):
+        pooled_loss(flat, flat, None)
 
 
 def test_infinite_loss_stops_before_the_step(pair):
@@ -121,6 +124,33 @@ def test_losses_by_hand():
     both = output_loss({"logits": student, "x": student}, {"logits": teacher, "x": teacher, "y": teacher}, None)
     assert both == pytest.approx((expected.item() + 0.25) / 2, rel=1e-5)
     assert output_loss((student,), (teacher,), None) == pytest.approx(0.25)
+
+
+def test_pooled_loss_by_hand():
+    teacher = torch.tensor([[[1.0, 2.0], [3.0, 2.0], [9.0, 9.0]], [[4.0, 0.0], [4.0, 4.0], [4.0, 2.0]]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]], dtype=torch.bool)  # means (2, 2) and (4, 2): a variance of 2
+    student = teacher.clone()
+    student[0, :2] += torch.tensor([[1.0, 5.0], [1.0, -5.0]])  # which leaves a mean of (3, 2)
+    student[0, 2] = 1e6
+    both = {"logits": student, "x": student}, {"logits": -teacher, "x": teacher}
+    assert pooled_loss(*both, mask) == pytest.approx(1 / 2 / 2)
+    assert pooled_loss(teacher[:1], teacher[:1] + 1, None) == pytest.approx(2 / (teacher[0].mean(0) + 1).square().sum())
+
+
+def test_pooled_weight_counts(pair):
+    student, teacher, batches = pair
+    told = {}
+    for weight in (0.0, 1.0, 3.0):
+        bitquant.distill(
+            copy.deepcopy(student),
+            teacher,
+            batches,
+            steps=1,
+            pooled_weight=weight,
+            progress=lambda state, weight=weight: told.setdefault(weight, state["loss"]),
+        )
+    assert told[1.0] > told[0.0]
+    assert told[3.0] - told[0.0] == pytest.approx(3 * (told[1.0] - told[0.0]), rel=1e-4)
 
 
 def test_parameter_groups(pair):
