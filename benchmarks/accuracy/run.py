@@ -37,20 +37,24 @@ Score = Callable[[dict[str, nn.Module], str], dict[str, dict[str, float]]]
 
 
 class Setup(NamedTuple):
-    """What a task is made from: where weights go, corpora, and the longest sample in seconds or tokens."""
+    """What a task is made from: where weights go, corpora, the longest sample in seconds or tokens, and how much the
+    answers of Whisper's decoder count."""
 
     work: Path
     speech: tuple[Path, ...]
     seconds: float
     max_length: int
+    decoder_weight: float = 0.0
 
 
 class Task(NamedTuple):
-    """What is trained on, and how models are measured: ``score(models, part)`` gives {measure: {name: value}}."""
+    """What is trained on, how models are measured, ``score(models, part)`` giving {measure: {name: value}}, and what
+    else ``bitquant.distill`` gets."""
 
     source: Source
     data: Data
     score: Score
+    training: dict[str, Any] = {}
 
 
 def minilm(setup: Setup) -> Task:
@@ -75,6 +79,7 @@ def whisper(setup: Setup) -> Task:
 
     Trained on windows as long as those that are scored: on shorter ones the float model itself soon goes wrong.
     """
+    from benchmarks.accuracy.decoder_loss import decoder_loss
     from benchmarks.accuracy.next_token import next_token_errors
     from benchmarks.accuracy.score import LONGEST
     from benchmarks.accuracy.whisper import write
@@ -86,7 +91,9 @@ def whisper(setup: Setup) -> Task:
         errors = next_token_errors(task.source, models, setup.speech[0].resolve(), part=part)
         return {**task.score(models, part), "next token error": errors}
 
-    return task._replace(score=measure)
+    if not setup.decoder_weight:
+        return task._replace(score=measure)
+    return task._replace(score=measure, training={"extra_loss": decoder_loss(setup.decoder_weight)})
 
 
 TASKS = {task.__name__: task for task in (minilm, hama, whisper)}
@@ -120,6 +127,7 @@ def run(
     speech: tuple[Path, ...] = (),
     seconds: float = 4.0,
     max_length: int = 128,
+    decoder_weight: float = 0.0,
     log: Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -130,6 +138,7 @@ def run(
     Args:
         kind: key of ``TASKS``.
         speech: corpora. The first is split and scored; the others only fill samples of training.
+        decoder_weight: of the answers of Whisper's decoder in its loss.
         log: gets the result as a line of JSON. A run that it holds is not run again.
         training: options of ``bitquant.pipeline.binarize``; None stands for its default.
 
@@ -142,6 +151,10 @@ def run(
         training.pop("stage_teacher", None)  # who teaches the stages after the first
     settings = {"task": kind, "recipe": RECIPES[kind], "config": config.to_dict(), "seconds": seconds}
     settings |= {"max_length": max_length, **training}
+    if decoder_weight:
+        if kind != "whisper":
+            raise click.UsageError(f"--decoder-weight is for whisper: {kind} has no decoder")
+        settings["decoder_weight"] = decoder_weight
     settings.pop("checkpoint_every", None)
     if len(speech) > 1:
         settings["more_speech"] = [folder.name for folder in speech[1:]]
@@ -149,7 +162,7 @@ def run(
         if (earlier := json.loads(line))["settings"] == settings:
             return earlier
     name = f"{kind}-{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]}"
-    task, teacher, floats = _prepared(kind, Setup(work, speech, seconds, max_length))
+    task, teacher, floats = _prepared(kind, Setup(work, speech, seconds, max_length, decoder_weight))
     measured, dev, losses = {measure: dict(values) for measure, values in floats.items()}, {}, []
 
     def collect(into: dict, part: str, **models: nn.Module) -> None:
@@ -177,6 +190,7 @@ def run(
             say=bar.say,
             trained=measure_student,
             teacher=teacher,
+            **task.training,
             **training,
         )
     collect(measured, "test", packed=bitquant.load(work / name, model=task.source.model))
@@ -224,6 +238,13 @@ def _means(losses: list[float]) -> list[float]:
 )
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=4.0, show_default=True, help="Longest training sample of hama."
+)
+@click.option(
+    "--decoder-weight",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="How much the answers of Whisper's decoder count in the loss.",
 )
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append the result as a line of JSON.")
 @training(steps=200)

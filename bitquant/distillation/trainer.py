@@ -47,6 +47,7 @@ def distill(
     hidden_weight: float = 1.0,
     output_weight: float = 1.0,
     pooled_weight: float = 0.0,
+    extra_loss: Callable[[Any, Any], Tensor] | None = None,
     dropout: bool = False,
     fast_gradients: bool = True,
     seed: int = 0,
@@ -72,6 +73,8 @@ def distill(
             gradient norm.
         hidden_weight, output_weight: weights of the two losses. pooled_weight: of a third, of the outputs' means over
             tokens, for encoders whose outputs are averaged, as sentence embeddings are.
+        extra_loss: gets the student's and the teacher's outputs and gives a scalar that is added to the loss: what your
+            own frozen head or decoder makes of both, say.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.
         fast_gradients: multiply gradients and levels in bfloat16 on processors with instructions for it. Resumed on one
@@ -106,6 +109,7 @@ def distill(
         "hidden_weight": hidden_weight,
         "output_weight": output_weight,
         "pooled_weight": pooled_weight,
+        "extra_loss": extra_loss and getattr(extra_loss, "__qualname__", type(extra_loss).__qualname__),
         "dropout": dropout,
         "fast_gradients": fast_gradients,
         "seed": seed,
@@ -114,7 +118,7 @@ def distill(
     first_stage, first_step = state.position() if state and resume else (0, 0)
     torch.manual_seed(seed)
     teacher.eval()
-    stage = _Stage(batches, state, checkpoint_every, progress, settings)
+    stage = _Stage(batches, state, checkpoint_every, progress, extra_loss, settings)
     reference = teacher
     for index in range(first_stage, len(stages)):
         resumed = index == first_stage and first_step > 0
@@ -149,9 +153,9 @@ def _enter(student: nn.Module, widths: Widths, batches: Iterable[Any], *, calibr
 class _Stage:
     """The training loop of one stage; ``settings`` are those of ``distill``."""
 
-    def __init__(self, batches, state: TrainingState | None, every: int, progress, settings: dict[str, Any]):
+    def __init__(self, batches, state: TrainingState | None, every, progress, extra_loss, settings: dict[str, Any]):
         self.batches, self.state, self.every, self.progress = batches, state, every, progress
-        self.settings = settings
+        self.extra_loss, self.settings = extra_loss, settings
 
     def train(self, student: nn.Module, teacher: nn.Module, stage: int, done: int) -> None:
         """Steps ``done`` (from 0) to the last; with ``done`` > 0 the state is read from the checkpoint first."""
@@ -176,6 +180,8 @@ class _Stage:
                 loss = s["output_weight"] * output_loss(output, target, mask)
                 if s["pooled_weight"]:
                     loss = loss + s["pooled_weight"] * pooled_loss(output, target, mask)
+                if self.extra_loss is not None:
+                    loss = loss + self.extra_loss(output, target)
                 if hidden_t:
                     loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, mask)
                 self._step(student, optimizer, loss, step)

@@ -97,6 +97,39 @@ def test_real_whisper_hears_nothing_in_silence():
     assert len(tokens.decode(heard[0])) < 20
 
 
+def test_decoder_loss_counts_the_tokens_the_teacher_is_heard_to_say(monkeypatch):
+    whisper = _whisper()
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    from transformers.modeling_outputs import BaseModelOutput
+
+    from benchmarks.accuracy import decoder_loss
+
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(WhisperConfig(**{**whisper.CONFIG, "decoder_layers": 1})).eval()
+    heard = [[5, 6, 7], []]
+    monkeypatch.setattr(decoder_loss, "pretrained", lambda: model)
+    monkeypatch.setattr(decoder_loss, "transcribe", lambda decoder, hidden: heard)
+    teacher, student = torch.randn(2, 2, 10, 384).unbind()
+    student.requires_grad_()
+
+    def scores(hidden, tokens):
+        ids = torch.tensor([[whisper.START, whisper.NO_TIMES, *tokens]])
+        outputs = BaseModelOutput(last_hidden_state=hidden[None])
+        return model(decoder_input_ids=ids, encoder_outputs=outputs).logits[0, 1:].log_softmax(-1)
+
+    expected = []
+    for row, tokens in enumerate(heard):
+        wanted, given = scores(teacher[row], tokens), scores(student[row], tokens)
+        expected += (wanted.exp() * (wanted - given)).sum(-1).tolist()
+    loss = decoder_loss.decoder_loss(0.5)
+    found = loss({"last_hidden_state": student}, {"last_hidden_state": teacher})
+    assert len(expected) == 5
+    assert found.item() == pytest.approx(0.5 * sum(expected) / 5, rel=1e-3)
+    found.backward()
+    assert student.grad[0].abs().sum() > 0 and student.grad[1].abs().sum() > 0
+    assert all(p.grad is None for p in model.parameters())
+
+
 def test_scores_held_out_recordings(tmp_path, monkeypatch):
     score = pytest.importorskip("benchmarks.accuracy.score")
     soundfile = pytest.importorskip("soundfile")

@@ -153,6 +153,40 @@ def test_pooled_weight_counts(pair):
     assert told[3.0] - told[0.0] == pytest.approx(3 * (told[1.0] - told[0.0]), rel=1e-4)
 
 
+def test_extra_loss_is_added_and_trained(pair):
+    student, teacher, batches = pair
+    head = nn.Linear(16, 3).requires_grad_(False)
+
+    def answers(given, wanted):
+        return 5 * (head(given["hidden"]) - head(wanted["hidden"])).square().mean()
+
+    told, students = {}, {}
+    for loss in (None, answers):
+        students[loss] = copy.deepcopy(student)
+        bitquant.distill(
+            students[loss],
+            teacher,
+            batches,
+            steps=30,
+            extra_loss=loss,
+            progress=lambda state, loss=loss: told.setdefault(loss, state["loss"]),
+        )
+    with torch.no_grad():
+        first = answers(student(**batches[0]), teacher(**batches[0]))
+        ends = {loss: answers(model(**batches[0]), teacher(**batches[0])) for loss, model in students.items()}
+    assert told[answers] - told[None] == pytest.approx(first.item(), rel=1e-3)
+    assert ends[answers] < ends[None]
+
+
+def test_extra_loss_is_part_of_what_resumes(pair, tmp_path):
+    student, teacher, batches = pair
+    bitquant.distill(student, teacher, batches, steps=1, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="extra_loss: None then"):
+        bitquant.distill(
+            student, teacher, batches, steps=1, checkpoint=tmp_path, resume=True, extra_loss=lambda given, wanted: 0.0
+        )
+
+
 def test_parameter_groups(pair):
     student = torch.nn.ModuleDict({"encoder": pair[0], "words": torch.nn.Embedding(5, 4)})
     weights, others, scales = parameter_groups(student, lr=1.0, scale_lr=2.0, weight_decay=0.1)
