@@ -17,7 +17,7 @@ from tabulate import tabulate
 from torch import nn
 
 import bitquant
-from benchmarks.accuracy.score import LONGEST, hama, scorable
+from benchmarks.accuracy.score import LONGEST, hama, pronunciation, scorable
 from bitquant.data import read_data
 from bitquant.sources import open_source
 
@@ -37,10 +37,10 @@ def joined(lengths: Iterable[float], target: float) -> list[list[int]]:
 
 
 @torch.no_grad()
-def error_rates(models: dict[str, nn.Module], waves: list[np.ndarray], said: list[str], recognise) -> dict[str, float]:
+def error_rates(models: dict[str, nn.Module], waves: list[np.ndarray], said: list[str], hear) -> dict[str, float]:
     """Phone error rate of every model over utterances (samples,) and their phones."""
     heard = {
-        name: [recognise(model.eval(), {"waveform": torch.from_numpy(wave)[None]})[0] for wave in waves]
+        name: [hear(model.eval(), {"waveform": torch.from_numpy(wave)[None]})[0] for wave in waves]
         for name, model in models.items()
     }
     return {name: jiwer.cer(said, phones) for name, phones in heard.items()}
@@ -55,18 +55,18 @@ def main(checkpoints, weights, data):
     source = open_source("benchmarks.accuracy.hama:encoder", weights / "model.safetensors")
     models = {"float": source.model}
     models |= {str(folder): bitquant.load(folder, model=source.model) for folder in checkpoints}
-    recognise, reference, measure = hama(source)
+    hear, pronounce = hama(source).hear, pronunciation()
     recordings, rows = read_data(data, source, max_seconds=LONGEST), []
-    expected = scorable(recordings, data.resolve(), "test", reference)
-    phones, seconds = list(expected.values()), [recordings.seconds[name] for name in expected]
+    expected = scorable(recordings, data.resolve(), "test")
+    phones, seconds = [pronounce(text) for text in expected.values()], [recordings.seconds[name] for name in expected]
     waves = [recordings.collate([name], None)["waveform"][0].numpy() for name in expected]
     for length in LENGTHS:
         groups = joined(seconds, length)
         said = ["".join(phones[i] for i in group) for group in groups]
-        rates = error_rates(models, [np.concatenate([waves[i] for i in group]) for group in groups], said, recognise)
+        rates = error_rates(models, [np.concatenate([waves[i] for i in group]) for group in groups], said, hear)
         mean = sum(len(wave) for wave in waves) / source.model.sampling_rate / len(groups)
         rows.append((f"{mean:.1f}", len(groups), *(f"{100 * rate:.1f} %" for rate in rates.values())))
-    click.echo(f"{measure} by the mean length of utterances; {len(expected)} recordings in all")
+    click.echo(f"phone error rate by the mean length of utterances; {len(expected)} recordings in all")
     click.echo(tabulate(rows, headers=("seconds", "utterances", *models), tablefmt="pipe", disable_numparse=True))
 
 

@@ -19,13 +19,13 @@ from bitquant.sources import Source
 def next_token_errors(source: Source, models: dict[str, nn.Module], data: Path, *, part: str) -> dict[str, float]:
     """Share of wrong next tokens of every encoder over the recordings that ``score`` takes of a part of ``data``."""
     recordings, decoder, tokens = read_data(data, source, max_seconds=LONGEST), pretrained(), tokenizer()
-    said = scorable(recordings, data, part, str.strip)
+    said = scorable(recordings, data, part)
     inputs = {name: recordings.collate([name], None) for name in said}
     found = {}
     for label, encoder in models.items():
         wrong = count = 0
         for name, batch in inputs.items():
-            text = tokens.encode(f" {said[name]}", add_special_tokens=False).ids
+            text = tokens.encode(f" {said[name].strip()}", add_special_tokens=False).ids
             target = torch.tensor([START, NO_TIMES, *text, END])
             logits = decoder(
                 decoder_input_ids=target[None, :-1],

@@ -108,8 +108,9 @@ def _recognition(kind: str, setup: Setup) -> Task:
         raise click.UsageError(f"{kind} needs --speech, a corpus made by python -m recipes.hubert.fetch_speech")
 
     def measure(models: dict[str, nn.Module], part: str) -> dict[str, dict[str, float]]:
-        result = score(source, models, setup.speech[0].resolve(), kind, part=part)
-        return {result["measure"]: {name: found["error_rate"] for name, found in result["models"].items()}}
+        found = score(source, models, setup.speech[0].resolve(), kind, part=part)["models"]
+        first = next(iter(next(iter(found.values()))["errors"]))
+        return {first: {name: result["errors"][first] for name, result in found.items()}}
 
     source = open_source(f"benchmarks.accuracy.{kind}:encoder", setup.work / kind / "model.safetensors")
     recordings = JoinedRecordings.read(setup.speech[0], source, max_seconds=setup.seconds)

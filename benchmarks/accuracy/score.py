@@ -4,16 +4,18 @@
 
 SPEECH is made by ``python -m recipes.hubert.fetch_speech``, DIR by ``python -m benchmarks.accuracy.whisper`` or
 ``.hama``. Scored are, unless ``--part`` says otherwise, those recordings that ``bitquant quantize`` holds out of the
-same folder; of these the ones up to 10 seconds whose text has no digits. Whisper is scored in words against the text;
-hama in phones against the text's pronunciation by the package's dictionary model, both without spaces and with the
-vowels merged that its labels mix up.
+same folder; of these the ones up to 10 seconds whose text has no digits. Whisper is scored in words against the text,
+as they are and normalised; hama in phones against the text's pronunciation by the package's dictionary model, both
+without spaces and with the vowels merged that its labels mix up.
 """
 
 import json
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import jiwer
@@ -29,7 +31,13 @@ from bitquant.sources import Source, open_source
 LONGEST = 10.0  # seconds; what does not fit a shorter window of Whisper would be cut
 MERGED = str.maketrans({"ɔ": "a", "ɑ": "a", "ʌ": "ə", "ɾ": "t", "͡": None, " ": None, "ː": None})
 BATCH = 16  # recordings at once, where a model takes several lengths
-Recognise = Callable[[nn.Module, dict], list[str]]
+
+
+class Recogniser(NamedTuple):
+    """What an encoder is heard to say in a batch, and how wrong that is: ``measures[name](texts, heard)``."""
+
+    hear: Callable[[nn.Module, dict], list[str]]
+    measures: dict[str, Callable[[list[str], list[str]], float]]
 
 
 def words(text: str) -> str:
@@ -37,30 +45,49 @@ def words(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s']", " ", text.casefold()).split())
 
 
-def whisper(source: Source) -> tuple[Recognise, Callable[[str], str], str]:
-    """How to recognise with an encoder, what a text is compared as, and the name of the measure."""
+def whisper(source: Source) -> Recogniser:
+    """Texts by Whisper's decoder.
+
+    Words are compared as they are, and as the paper of Whisper compares them (appendix C): numbers and contractions
+    written alike, so that "fifteen" is "15".
+    """
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
     from benchmarks.accuracy.whisper import pretrained, tokenizer, transcribe
 
-    decoder, tokens = pretrained(), tokenizer()
+    decoder, tokens, normalise = pretrained(), tokenizer(), EnglishTextNormalizer({})
 
-    def recognise(encoder: nn.Module, batch: dict) -> list[str]:
-        return [words(tokens.decode(row)) for row in transcribe(decoder, encoder(**batch).last_hidden_state)]
+    def hear(encoder: nn.Module, batch: dict) -> list[str]:
+        return [tokens.decode(row) for row in transcribe(decoder, encoder(**batch).last_hidden_state)]
 
-    return recognise, words, "word error rate"
+    def word_error(written: Callable[[str], str], texts: list[str], heard: list[str]) -> float:
+        return jiwer.wer([written(text) for text in texts], [written(text) for text in heard])
+
+    measures = {"word error rate": words, "normalised word error rate": normalise}
+    return Recogniser(hear, {name: partial(word_error, written) for name, written in measures.items()})
 
 
-def hama(source: Source) -> tuple[Recognise, Callable[[str], str], str]:
-    """As ``whisper``."""
+def pronunciation() -> Callable[[str], str]:
+    """The phones of a text, by the dictionary model of hama's package."""
     from hama.inference import G2PModel
 
+    model = G2PModel()
+    return lambda text: model.predict(words(text)).ipa.translate(MERGED)
+
+
+def hama(source: Source) -> Recogniser:
+    """Phones, compared with the pronunciation of the text."""
     from benchmarks.accuracy.hama import labels, phones
 
-    names, pronounce = labels(), G2PModel()
+    names, pronounce = labels(), pronunciation()
 
-    def recognise(encoder: nn.Module, batch: dict) -> list[str]:
+    def hear(encoder: nn.Module, batch: dict) -> list[str]:
         return [phones(logits, names).translate(MERGED) for logits in encoder(**batch)["logits"]]
 
-    return recognise, lambda text: pronounce.predict(words(text)).ipa.translate(MERGED), "phone error rate"
+    def phone_error(texts: list[str], heard: list[str]) -> float:
+        return jiwer.cer([pronounce(text) for text in texts], heard)
+
+    return Recogniser(hear, {"phone error rate": phone_error})
 
 
 MODELS = {"whisper": whisper, "hama": hama}
@@ -79,12 +106,11 @@ def parts(recordings: Recordings) -> dict[str, list[str]]:
     return {"test": test, "dev": rest[: len(test)], "train": rest[len(test) :], "all": recordings.samples}
 
 
-def scorable(recordings: Recordings, data: Path, part: str, reference: Callable[[str], str]) -> dict[str, str]:
-    """Recordings of a part, at most ``LONGEST``, in the order of their names, and what a recogniser is to hear."""
+def scorable(recordings: Recordings, data: Path, part: str) -> dict[str, str]:
+    """Recordings of a part, at most ``LONGEST``, in the order of their names, and the text that is to be heard."""
     known = texts(data)
-    names, _ = recordings.usable(sorted(name for name in parts(recordings)[part] if name in known))
-    expected = {name: reference(known[name]) for name in names if recordings.seconds[name] <= LONGEST}
-    return {name: text for name, text in expected.items() if text}
+    names, _ = recordings.usable(sorted(name for name in parts(recordings)[part] if words(known.get(name, ""))))
+    return {name: known[name] for name in names if recordings.seconds[name] <= LONGEST}
 
 
 @torch.no_grad()
@@ -99,19 +125,20 @@ def score(source: Source, models: dict[str, nn.Module], data: Path, kind: str, *
         part: key of ``parts``.
 
     Returns:
-        JSON-able: the measure, the number of recordings and seconds, and for each model its error rate and seconds.
+        JSON-able: the number of recordings and seconds, and for each model its ``errors`` by measure and seconds.
     """
     recordings, results = read_data(data, source, max_seconds=LONGEST), {}
-    recognise, reference, measure = MODELS[kind](source)
-    expected = scorable(recordings, data, part, reference)
+    recogniser = MODELS[kind](source)
+    said = scorable(recordings, data, part)
     for label, model in models.items():
         start = time.perf_counter()
-        batches = recordings.batches(list(expected), batch_size=BATCH)
-        heard = [text for batch in batches for text in recognise(model, batch)]
-        rate = (jiwer.wer if measure.startswith("word") else jiwer.cer)(list(expected.values()), heard)
-        results[label] = {"error_rate": rate, "seconds": time.perf_counter() - start}
-    seconds = sum(recordings.seconds[name] for name in expected)
-    return {"measure": measure, "recordings": len(expected), "audio_seconds": seconds, "models": results}
+        batches = recordings.batches(list(said), batch_size=BATCH)
+        heard = [text for batch in batches for text in recogniser.hear(model, batch)]
+        seconds = time.perf_counter() - start
+        errors = {name: measure(list(said.values()), heard) for name, measure in recogniser.measures.items()}
+        results[label] = {"errors": errors, "seconds": seconds}
+    total = sum(recordings.seconds[name] for name in said)
+    return {"recordings": len(said), "audio_seconds": total, "models": results}
 
 
 @click.command()
@@ -130,9 +157,13 @@ def main(kind, checkpoints, weights, data, part, as_json):
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    rows = [(name, f"{100 * r['error_rate']:.1f} %", f"{r['seconds']:.1f}") for name, r in result["models"].items()]
+    measures = next(iter(result["models"].values()))["errors"]
+    rows = [
+        (name, *(f"{error:.1%}" for error in found["errors"].values()), f"{found['seconds']:.1f}")
+        for name, found in result["models"].items()
+    ]
     click.echo(f"{result['recordings']} recordings, {result['audio_seconds']:.0f} s")
-    click.echo(tabulate(rows, headers=("", result["measure"], "seconds")))
+    click.echo(tabulate(rows, headers=("", *measures, "seconds")))
 
 
 if __name__ == "__main__":

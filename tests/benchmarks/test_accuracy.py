@@ -146,12 +146,15 @@ def test_scores_held_out_recordings(tmp_path, monkeypatch):
     heard = {"float": "press one", "student": "press two"}
     models = {name: tiny_models.Frames() for name in heard}
     known = {id(model): heard[name] for name, model in models.items()}
-    kind = (lambda model, batch: [known[id(model)]], str, "word error rate")
+    measures = {"word error rate": score.jiwer.wer, "phone error rate": score.jiwer.cer}
+    kind = score.Recogniser(lambda model, batch: [known[id(model)]], measures)
     monkeypatch.setitem(score.MODELS, "fake", lambda source: kind)
     source = Source("fake", models["float"], tmp_path, [])
     result = score.score(source, models, tmp_path / "corpus", "fake")
     assert 0 < result["recordings"] < 50
-    assert {name: model["error_rate"] for name, model in result["models"].items()} == {"float": 0, "student": 0.5}
+    errors = {name: model["errors"] for name, model in result["models"].items()}
+    assert errors["float"] == {"word error rate": 0, "phone error rate": 0}
+    assert errors["student"] == {"word error rate": 0.5, "phone error rate": pytest.approx(3 / 9)}
     assert score.score(source, models, tmp_path / "corpus", "fake", part="all")["recordings"] == 120
 
 
