@@ -9,6 +9,7 @@ from bitquant.checkpoint import check_target, digest_file, save
 from bitquant.convert import convert_
 from bitquant.coverage import report
 from bitquant.distillation import distill
+from bitquant.distillation.state import seconds_trained
 from bitquant.fidelity import fidelity, outputs
 from bitquant.fresh import measure_fresh
 from bitquant.measure import megabytes
@@ -63,7 +64,7 @@ def binarize(
     Returns:
         dict: JSON-able; sizes in MB, times in milliseconds, fidelity, share of MACs binarized, what stayed float.
     """
-    started = time.perf_counter()
+    started, earlier = time.perf_counter(), 0.0
     check_target(out, overwrite=overwrite)
     unfinished = TrainingDirectory(out)
     unfinished.check(resume=resume, overwrite=overwrite)
@@ -102,6 +103,7 @@ def binarize(
         if steps:
             unfinished.begin(run, resume=resume)
             if resume:
+                earlier = seconds_trained(unfinished.path)
                 say("going on" if unfinished.started else "there is no unfinished training; starting")
             distill(
                 student,
@@ -115,7 +117,7 @@ def binarize(
                 **training,
             )
         answered = answers(student.eval())
-        trained_after = time.perf_counter() - started
+        trained_after = earlier + time.perf_counter() - started
         trained(student)
         say("packing and saving")
         coverage = report(student, example).to_dict()
@@ -148,7 +150,7 @@ def binarize(
         "fidelity": {"undistilled": undistilled, "distilled": fresh["fidelity"]},
         "identical_after_reload": fresh["identical"],
         "coverage": coverage,
-        "seconds": {"training": trained_after, "total": time.perf_counter() - started},
+        "seconds": {"training": trained_after, "total": earlier + time.perf_counter() - started},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class TrainingState:
 
     def __init__(self, directory: str | os.PathLike, settings: dict[str, Any]):
         self.directory, self.settings = Path(directory), settings
+        self.start, self.before = time.perf_counter(), 0.0
 
     def save(self, student: nn.Module, optimizer: torch.optim.Optimizer, *, stage: int, step: int) -> None:
         """The state after ``step`` steps of ``stage``."""
@@ -35,7 +37,9 @@ class TrainingState:
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["rng"] = torch.get_rng_state()
-        write_tensors(self.directory / CURRENT, tensors, {"stage": stage, "step": step, "settings": self.settings})
+        meta = {"stage": stage, "step": step, "settings": self.settings}
+        meta["seconds"] = self.before + time.perf_counter() - self.start
+        write_tensors(self.directory / CURRENT, tensors, meta)
 
     def load(self, student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put the latest checkpoint's tensors into a student and an optimizer of the same making."""
@@ -59,6 +63,7 @@ class TrainingState:
         meta = read_tensors(self.directory / CURRENT)[0]
         if changed := differences(meta["settings"], self.settings):
             raise ValueError(f"{self.directory} was trained with other settings ({'; '.join(changed)}): not resumed")
+        self.before = meta.get("seconds", 0.0)
         return meta["stage"], meta["step"]
 
     def save_stage(self, student: nn.Module, stage: int) -> None:
@@ -71,6 +76,12 @@ class TrainingState:
 
     def _stage_file(self, stage: int) -> Path:
         return self.directory / f"stage-{stage}.safetensors"
+
+
+def seconds_trained(directory: Path) -> float:
+    """Wall time of the training up to its latest checkpoint, over all the times that it was resumed; else 0."""
+    file = directory / CURRENT
+    return read_tensors(file)[0].get("seconds", 0.0) if file.exists() else 0.0
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:

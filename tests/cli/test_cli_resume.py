@@ -8,6 +8,8 @@ import re
 import pytest
 from safetensors.torch import load_file
 
+from bitquant.distillation.state import read_tensors, write_tensors
+
 pytest.importorskip("transformers")
 CHAIN = ("--chain", "w1a2,w1a1", "--stage-teacher", "previous", "--checkpoint-every", 2)
 
@@ -70,6 +72,15 @@ def test_goes_on_to_the_same_weights(quantize, interrupted, tmp_path):
     whole, again = tensors(tmp_path / "whole"), tensors(tmp_path / "out")
     assert whole.keys() == again.keys()
     assert all(whole[name].equal(again[name]) for name in whole)
+
+
+def test_time_before_a_resume_counts(quantize, interrupted, tmp_path):
+    file = tmp_path / "out.training" / "training.safetensors"
+    meta, state = read_tensors(file)
+    assert 0 < meta["seconds"] < 100
+    write_tensors(file, state, {**meta, "seconds": 1000.0})
+    seconds = json.loads(quantize(*CHAIN, "--resume", "--json").stdout)["seconds"]
+    assert 1000 < seconds["training"] <= seconds["total"] < 1100
 
 
 def test_unfinished_training_is_not_thrown_away(quantize, interrupted, tmp_path):
