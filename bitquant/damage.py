@@ -48,8 +48,10 @@ class Sensitivity:
     def propose(self, budget: float) -> None:
         """Choose what to keep wider: the layers whose damage shrinks most for their multiply-accumulates.
 
-        A layer is kept at 8-bit inputs where that takes away half of its damage, and in float otherwise. Embeddings,
-        which cost no multiply-accumulates, are left as they are: see ``QuantConfig.embedding_bits``.
+        A layer is kept at 8-bit inputs where that takes away half of its damage, and in float otherwise; attention
+        products always in float: they hold no weights, and a float softmax between 8-bit products is slower than the
+        float product. Embeddings, which cost no multiply-accumulates, are left as they are: see
+        ``QuantConfig.embedding_bits``.
 
         Args:
             budget: share of all multiply-accumulates that may be wider, 0 to 1.
@@ -58,7 +60,8 @@ class Sensitivity:
         for row in sorted(self.rows, key=lambda row: row.damage / max(row.macs, 1), reverse=True):
             row.proposal = None
             if 0 < row.macs <= left and row.damage > 0:
-                row.proposal = KEPT_BITS if row.damage_at_8 <= row.damage / 2 else 32
+                enough = row.kind != "attention" and row.damage_at_8 <= row.damage / 2
+                row.proposal = KEPT_BITS if enough else 32
                 left -= row.macs
 
     @property

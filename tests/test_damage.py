@@ -58,9 +58,11 @@ def test_proposal():
         Damage("b", "linear", 10, damage=0.5, damage_at_8=0.1),
         Damage("c", "linear", 80, damage=0.8, damage_at_8=0.1),
         Damage("d", "embedding", 0, damage=0.9, damage_at_8=0.9),
+        Damage("e", "attention", 5, damage=0.1, damage_at_8=0.0),
     ]
     ranking = Sensitivity(rows, 100)
-    for budget, expected in ((0.0, {}), (0.1, {"a": None}), (0.2, {"a": None, "b": {"activation_bits": 8}})):
+    both = {"a": None, "b": {"activation_bits": 8}}
+    for budget, expected in ((0.0, {}), (0.1, {"a": None}), (0.2, both), (0.25, {**both, "e": None})):
         ranking.propose(budget)
         assert ranking.rules == expected
     assert "8-bit inputs" in str(ranking)

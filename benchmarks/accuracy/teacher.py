@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bitquant.distillation.hidden import hidden_states
 from bitquant.inputs import named_tensors
 
-BYTES = 4 * 2**30
+BYTES = 2 * 2**30
 
 
 class RememberingTeacher(nn.Module):

@@ -33,18 +33,26 @@ class Selected:
 
 
 class TakenKeys(torch.autograd.Function):
-    """Forward: the keys taken, as 0 and 1. Backward: ``taken / count`` stands for the probability, so the gradient of
-    the taken bits times ``count`` goes straight to it."""
+    """Forward: the keys taken, as 0 and 1, and their count. Backward: ``taken / count`` stands for the probability, so
+    the gradient of the taken bits times ``count`` goes straight to it."""
 
     @staticmethod
-    def forward(ctx, probability: Tensor, taken: Tensor, count: Tensor) -> Tensor:
+    def forward(ctx, probability: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+        levels = taken.to(probability.dtype)
+        count = key_count(levels)
         ctx.save_for_backward(count)
-        return taken.to(probability.dtype)
+        ctx.mark_non_differentiable(count)
+        return levels, count
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad, _):
         (count,) = ctx.saved_tensors
-        return grad * count, None, None
+        return grad * count, None
+
+
+def key_count(levels: Tensor) -> Tensor:
+    """How many keys a query takes, at least 1: levels {0, 1} (..., Tq, Tk) -> fp32 (..., Tq, 1), exact to 2^24."""
+    return levels.sum(-1, keepdim=True, dtype=torch.float32).clamp(min=1)
 
 
 class RowMaxSelection(OptionalState):
@@ -72,7 +80,8 @@ class RowMaxSelection(OptionalState):
             return self.from_probability(masked_softmax(scores * temperature, keep), keep, dropout_p)
         taken = taken_by_row_max(scores.detach(), keep, self.margin(temperature))
         if not torch.is_grad_enabled():
-            return self._selected(taken.to(scores.dtype), taken)
+            levels = taken.to(scores.dtype)
+            return Selected(levels, self.gain(), key_count(levels))
         return self._trained(masked_softmax(scores * temperature, keep), taken)
 
     def from_probability(self, probability: Tensor, keep: Tensor | None, dropout_p: float) -> Selected:
@@ -82,14 +91,8 @@ class RowMaxSelection(OptionalState):
         return self._trained(probability, taken if keep is None else taken & keep)
 
     def _trained(self, probability: Tensor, taken: Tensor) -> Selected:
-        return self._selected(TakenKeys.apply(probability, taken, self._count(taken)), taken)
-
-    def _selected(self, levels: Tensor, taken: Tensor) -> Selected:
-        return Selected(levels, self.gain(), self._count(taken))
-
-    @staticmethod
-    def _count(taken: Tensor) -> Tensor:
-        return taken.sum(-1, keepdim=True).clamp(min=1).float()
+        levels, count = TakenKeys.apply(probability, taken)
+        return Selected(levels, self.gain(), count)
 
 
 class ProbabilityLevels(OptionalState):
