@@ -79,7 +79,7 @@ def _rewritten(model, config, example, module):
 
 
 def _rank(source, config, path, budget, save_to, as_json):
-    """Every layer binarized alone, over up to 64 held-out samples."""
+    """Every layer binarized alone, over up to 64 samples that training may see: what is held out judges the choice."""
     import dataclasses
     import json
 
@@ -87,7 +87,7 @@ def _rank(source, config, path, budget, save_to, as_json):
     from bitquant.data import read_data
 
     data = read_data(path, source)
-    samples, _ = data.usable(data.split()[1][:SAMPLES])
+    samples, _ = data.usable(data.split()[0][:SAMPLES])
     batches = list(data.batches(data.in_order(samples), batch_size=data.batch_size))
     with click.progressbar(length=1, label="layers", file=sys.stderr) as bar:
 

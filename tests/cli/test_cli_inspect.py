@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 
 import bitquant
+from bitquant.damage import Sensitivity
+from bitquant.data import read_data
 from bitquant.sources import load_source
 
 pytest.importorskip("transformers")
@@ -88,6 +91,22 @@ def test_sensitivity(bitquant_cli, tiny_bert, text_file, tmp_path):
     config = bitquant.QuantConfig.from_dict(saved)
     source = load_source(tiny_bert)
     bitquant.quantize_(source.model, config, source.example_inputs())
+
+
+def test_sensitivity_looks_at_nothing_held_out(bitquant_cli, tiny_bert, text_file, monkeypatch):
+    seen = []
+
+    def record(model, config, batches, *, progress):
+        seen.extend(batches)
+        return Sensitivity([], 0)
+
+    monkeypatch.setattr("bitquant.damage.sensitivity", record)
+    assert bitquant_cli("inspect", tiny_bert, "--sensitivity", text_file).exit_code == 0
+    data = read_data(text_file, load_source(tiny_bert))
+    training = data.in_order(data.split()[0][:64])
+    expected = list(data.batches(training, batch_size=data.batch_size))
+    assert len(seen) == len(expected)
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(seen, expected, strict=True))
 
 
 @pytest.mark.parametrize(
