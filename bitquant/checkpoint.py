@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bitquant.atomic import check_replaceable, replacing, sync, write
+from bitquant.memory_layout import lay_out_, layout
 from bitquant.skeleton import build_skeleton
 from bitquant.sources import PREPROCESSOR, TOKENIZER, model_directory, read_config, read_headers, weight_files
 from bitquant.sources.factory import make
@@ -62,6 +63,7 @@ def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, facto
             "sha256": digest_file(target / WEIGHTS),
             "tied": tied,
             "structure": structure(model),
+            "layout": layout(model),
             **({"factory": factory} if factory else {}),
         }
         write(target / "config.json", json.dumps(config, indent=1).encode())
@@ -129,6 +131,7 @@ def load(directory, *, model=None, allow_factory=False):
     _tie(skeleton, meta["tied"])
     if hasattr(skeleton, "tie_weights"):
         skeleton.tie_weights()
+    lay_out_(skeleton, meta["layout"])
     return skeleton.eval()
 
 
@@ -145,7 +148,7 @@ def read_metadata(directory):
     version = meta.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{directory} has format version {version!r}; this bitquant reads version {FORMAT_VERSION}")
-    for key, kind in (("sha256", str), ("tied", dict), ("structure", dict)):
+    for key, kind in (("sha256", str), ("tied", dict), ("structure", dict), ("layout", dict)):
         if not isinstance(meta.get(key), kind):
             raise ValueError(f"quantization_config of {directory} has no valid {key!r}")
     if not isinstance(meta.get("factory", ""), str):

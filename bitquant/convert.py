@@ -18,10 +18,11 @@ PACKED = {BitLinear: PackedLinear, BitConv: PackedConv, BitEmbedding: PackedEmbe
 
 
 def convert_(model: nn.Module) -> None:
-    """Pack every trained 1-bit layer, in place, and put the model in eval mode without gradients.
+    """Pack every trained 1-bit layer, in place, and put the model in eval mode.
 
     The packed model gives, bit for bit, what the student gave in eval mode. Products around a float softmax hold no
-    weights and stay as they are.
+    weights and stay as they are. So does ``requires_grad`` of what stays float, by which torch rounds: run the model
+    under ``torch.inference_mode()`` or ``torch.no_grad()``.
 
     Raises:
         ValueError: the model was not quantized, is packed already, or holds a scale that is not positive.
@@ -42,7 +43,7 @@ def convert_(model: nn.Module) -> None:
     for module, replacement in packed.values():
         replace_everywhere_(model, module, replacement)
     drop_parameters_(model, used)
-    model.eval().requires_grad_(False)
+    model.eval()
 
 
 def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:

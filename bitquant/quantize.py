@@ -14,6 +14,7 @@ from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, 
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
 from bitquant.inputs import padding_mask, run
+from bitquant.memory_layout import align_
 from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
@@ -39,6 +40,7 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
     config = QuantConfig.of(config)
     if is_quantized(model):
         raise ValueError("this model is quantized already; start from the float model")
+    align_(model)
     discovery = discover(model, example_inputs)
     before, replaced = Snapshot(model), []
     try:
