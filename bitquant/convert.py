@@ -6,7 +6,7 @@ from torch import nn
 
 from bitquant.coverage import is_packed
 from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitFunctionalLinear, BitLinear
-from bitquant.nn.weights import QuantizedWeight
+from bitquant.nn.weights import QuantizedWeight, check_own_weight
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
 from bitquant.packed.functional import drop_parameters_
 from bitquant.packed.structure import replace_everywhere_
@@ -25,9 +25,27 @@ def convert_(model: nn.Module) -> None:
     under ``torch.inference_mode()`` or ``torch.no_grad()``.
 
     Raises:
-        ValueError: the model was not quantized, is packed already, or holds a scale that is not positive.
+        ValueError: the model was not quantized, is packed already, or holds a weight that is NaN or infinite or a scale
+            that is not positive.
     """
     record_of(model)
+    training = [module for module in model.modules() if module.training]
+    model.eval()  # a parametrized weight may change each time it is read in training mode
+    try:
+        packed = _all_packed(model)
+    except ValueError:
+        for module in training:
+            module.training = True
+        raise
+    used = [_parameter(model, path, m) for path, (m, _) in packed.items() if isinstance(m, BitFunctionalLinear)]
+    for module, replacement in packed.values():
+        replace_everywhere_(model, module, replacement)
+    drop_parameters_(model, used)
+    model.eval()
+
+
+def _all_packed(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Every layer with 1-bit weights, and its packed form, by path."""
     packed = {}
     for path, module in model.named_modules():
         try:
@@ -35,15 +53,11 @@ def convert_(model: nn.Module) -> None:
                 packed[path] = module, replacement
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    if not packed:
-        if is_packed(model):
-            raise ValueError("this model has no layer left to pack; it was converted already")
-        raise ValueError(f"there is nothing to pack in this {widths_of(model)} student: no layer has 1-bit weights")
-    used = [_parameter(model, path, m) for path, (m, _) in packed.items() if isinstance(m, BitFunctionalLinear)]
-    for module, replacement in packed.values():
-        replace_everywhere_(model, module, replacement)
-    drop_parameters_(model, used)
-    model.eval()
+    if packed:
+        return packed
+    if is_packed(model):
+        raise ValueError("this model has no layer left to pack; it was converted already")
+    raise ValueError(f"there is nothing to pack in this {widths_of(model)} student: no layer has 1-bit weights")
 
 
 def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
@@ -54,6 +68,7 @@ def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
         return None
     if isinstance(module, BitFunctionalLinear):
         return PackedFunctionalLinear.from_call(module, _parameter(model, path, module))
+    check_own_weight(module)
     return next(packed for kind, packed in PACKED.items() if isinstance(module, kind)).from_trained(module)
 
 

@@ -22,7 +22,7 @@ class PackedAttention(FixedDtype):
     def __init__(self, rule: str, head_dim: int, score_scale: float, *, device: torch.device | None = None):
         super().__init__()
         self.rule, self.head_dim, self.score_scale = rule, head_dim, score_scale
-        self.register_buffer("scale", torch.ones(1, device=device))
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float32, device=device))
         if rule == "row-max":
             self.register_buffer("margin", torch.zeros(1, dtype=torch.int64, device=device))
         else:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bitquant import ops, packing
 from bitquant.nn.embedding import BitEmbedding
-from bitquant.packed.weights import dtype_name, float_dtype, positive, stand_in
+from bitquant.packed.weights import dtype_name, finite, float_dtype, positive, stand_in
 from bitquant.quantizers import FixedDtype
 
 
@@ -29,15 +29,15 @@ class PackedEmbedding(FixedDtype):
         self.rows, self.dim, self.bits, self.dtype = rows, dim, bits, float_dtype(dtype)
         packed = torch.zeros(bits * rows, packing.bytes_for(dim), dtype=torch.uint8, device=device)
         self.register_buffer("weight_packed", packed)
-        self.register_buffer("scale", torch.ones(rows, device=device))
+        self.register_buffer("scale", torch.ones(rows, dtype=torch.float32, device=device))
 
     @classmethod
     @torch.no_grad()
     def from_trained(cls, layer: BitEmbedding) -> PackedEmbedding:
-        """Pack a trained ``BitEmbedding``. ValueError when a scale is not positive and finite, or a weight of a table
-        of several bits is NaN."""
+        """Pack a trained ``BitEmbedding``. ValueError when a value is not finite, or a scale not positive."""
         quantizer = layer.weight_quantizer
         scale = quantizer.scale(layer.weight)
+        finite("weight", layer.weight)
         positive(scale)
         shape = {"rows": layer.num_embeddings, "dim": layer.embedding_dim, "bits": quantizer.bits}
         packed = cls(**shape, dtype=dtype_name(layer.weight.dtype), device=layer.weight.device)

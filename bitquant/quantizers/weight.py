@@ -104,14 +104,10 @@ class WeightQuantizer(OptionalState):
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
-        """uint8 of weight's shape, (rows, columns): 0 for the lowest level, ``2^bits - 1`` for the highest.
-
-        ValueError: a weight of several bits is NaN.
-        """
+        """uint8 of weight's shape, (rows, columns), of finite numbers: 0 for the lowest level, ``2^bits - 1`` for the
+        highest."""
         if self.bits == 1:
             return self.signs(weight).to(torch.uint8)
-        if bool(weight.isnan().any()):
-            raise ValueError("a weight is NaN: training diverged, so this table cannot be packed")
         codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
         scale = self.scale(weight).view(-1, 1)
         for rows, part, factor in zip(*(x.split(ROWS) for x in (codes, weight, scale)), strict=True):
