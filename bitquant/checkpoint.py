@@ -242,8 +242,13 @@ def _compare(expected, found, directory):
 
 
 def _without_weights(model):
-    """A copy whose parameters have no memory; buffers keep their values."""
-    memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    """A copy whose parameters, and buffers that are saved, have no memory; other buffers keep their values."""
+    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    memo = {id(buffer): buffer.detach().to("meta") for buffer in model.buffers() if id(buffer) in saved}
+    memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    # a weight that a hook makes of others at each call has a gradient, and torch copies no such tensor
+    made = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf]
+    memo |= {id(tensor): tensor.detach() for tensor in made}
     return copy.deepcopy(model, memo)
 
 
