@@ -15,6 +15,7 @@ from bitquant.config import ConfigLike, QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
 from bitquant.inputs import padding_mask, run
 from bitquant.memory_layout import align_
+from bitquant.nn.fast_path import leave_fast_path_
 from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
@@ -51,6 +52,7 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
         beside = plan.rows_beside()
         total_macs = discovery.total_macs + sum(row.macs for row in beside)
         model._bitquant = Record(config, plan.rows() + beside, total_macs, plan.blocks, replaced)
+        leave_fast_path_(model)
         calibrate_(model, [example_inputs])
     except BaseException:
         before.restore()

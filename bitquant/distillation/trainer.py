@@ -17,7 +17,7 @@ from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
 from bitquant.distillation.losses import hidden_loss, output_loss, pooled_loss
 from bitquant.distillation.meter import Meter
-from bitquant.distillation.optimizer import parameter_groups, rate
+from bitquant.distillation.optimizer import check_dtypes, parameter_groups, rate
 from bitquant.distillation.state import TrainingState
 from bitquant.inputs import first_tensor, padding_mask, run
 from bitquant.nn import training
@@ -56,7 +56,8 @@ def distill(
     resume: bool = False,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train ``student`` in place against ``teacher``: hidden states of every encoder layer, and the outputs.
+    """Train ``student`` in place against ``teacher``: hidden states of every encoder layer, and the outputs. Under
+    autocast as without: in the dtypes that the two models have.
 
     Args:
         student: a model after ``quantize_``.
@@ -86,7 +87,8 @@ def distill(
             step), tokens_per_s and eta_s.
 
     Raises:
-        ValueError: no steps, no batches, a student that was not quantized, or a checkpoint of other settings.
+        ValueError: no steps, no batches, a student that was not quantized or is float16, or a checkpoint of other
+            settings.
         FloatingPointError: the loss is not finite; the student then holds the weights before that step.
         KeyboardInterrupt: after the step that was running, its state saved if there is a ``checkpoint``.
     """
@@ -95,6 +97,7 @@ def distill(
     if stage_teacher not in ("float", "previous"):
         raise ValueError(f"stage_teacher must be float or previous, got {stage_teacher!r}")
     require_student(student)
+    check_dtypes(student)
     stages = parse_chain(chain) if chain else [widths_of(student)]
     settings = {
         "stages": ",".join(map(str, stages)),
@@ -147,7 +150,8 @@ def _enter(student: nn.Module, widths: Widths, batches: Iterable[Any], *, calibr
         for quantizer in student.modules():
             if isinstance(quantizer, ActivationQuantizer):
                 quantizer.forget()
-        calibrate_(student, itertools.islice(batches, CALIBRATION_BATCHES), low_rank=False)
+        with _no_autocast(student):
+            calibrate_(student, itertools.islice(batches, CALIBRATION_BATCHES), low_rank=False)
 
 
 class _Stage:
@@ -167,6 +171,7 @@ class _Stage:
             self.state.load(student, optimizer)
         meter = Meter(student, str(widths_of(student)), done, s["steps"])
         with (
+            _no_autocast(student),
             deferred_interrupt() as interrupted,
             training.fast_gradients(s["fast_gradients"]),
             hidden_states(student, blocks) as hidden_s,
@@ -215,6 +220,13 @@ class _Stage:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), s["clip"])
         optimizer.step()
+
+
+def _no_autocast(student: nn.Module) -> torch.autocast:
+    """Context in which a caller's autocast is off: its cast of a float weight is kept from the first step on, does not
+    see the later ones, and has no gradient where it was made without."""
+    device = next((p.device.type for p in student.parameters()), "cpu")
+    return torch.autocast(device, enabled=False)
 
 
 def _cycle(batches: Iterable[Any]):

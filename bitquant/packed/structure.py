@@ -11,6 +11,7 @@ from bitquant.activations import set_relu_
 from bitquant.capture import mutate_class_, owners, restore_owner_
 from bitquant.config import QuantConfig
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
+from bitquant.nn.fast_path import leave_fast_path_
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.conv import PackedConv
 from bitquant.packed.embedding import PackedEmbedding
@@ -76,6 +77,7 @@ def restore_(model: nn.Module, structure: dict[str, Any]) -> None:
     drop_parameters_(model, packed)
     for path, owner in structure["owners"].items():
         restore_owner_(_submodule(model, path), owner)
+    leave_fast_path_(model)
     model._bitquant = record
 
 
