@@ -8,6 +8,7 @@ from bitquant.coverage import is_packed
 from bitquant.nn import BitAttention, BitConv, BitEmbedding, BitFunctionalLinear, BitLinear
 from bitquant.nn.weights import QuantizedWeight, check_own_weight
 from bitquant.packed import PackedAttention, PackedConv, PackedEmbedding, PackedFunctionalLinear, PackedLinear
+from bitquant.packed.cast import guard_casts_
 from bitquant.packed.functional import drop_parameters_
 from bitquant.packed.structure import replace_everywhere_
 from bitquant.quantizers import FLOAT_BITS
@@ -41,6 +42,7 @@ def convert_(model: nn.Module) -> None:
     for module, replacement in packed.values():
         replace_everywhere_(model, module, replacement)
     drop_parameters_(model, used)
+    guard_casts_(model)
     model.eval()
 
 

@@ -13,7 +13,7 @@ from bitquant.activations import replace_by_relu_
 from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
-from bitquant.inputs import padding_mask, run
+from bitquant.inputs import check_not_empty, padding_mask, run
 from bitquant.memory_layout import align_
 from bitquant.nn.fast_path import leave_fast_path_
 from bitquant.nn.low_rank import LowRank
@@ -41,6 +41,7 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
     config = QuantConfig.of(config)
     if is_quantized(model):
         raise ValueError("this model is quantized already; start from the float model")
+    check_not_empty(example_inputs)
     align_(model)
     discovery = discover(model, example_inputs)
     before, replaced = Snapshot(model), []

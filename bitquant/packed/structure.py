@@ -13,6 +13,7 @@ from bitquant.config import QuantConfig
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
 from bitquant.nn.fast_path import leave_fast_path_
 from bitquant.packed.attention import PackedAttention
+from bitquant.packed.cast import guard_casts_
 from bitquant.packed.conv import PackedConv
 from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.functional import PackedFunctionalLinear, drop_parameters_
@@ -78,6 +79,7 @@ def restore_(model: nn.Module, structure: dict[str, Any]) -> None:
     for path, owner in structure["owners"].items():
         restore_owner_(_submodule(model, path), owner)
     leave_fast_path_(model)
+    guard_casts_(model)
     model._bitquant = record
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bitquant import packing
 from bitquant.capture import StandIn
 from bitquant.nn.low_rank import LowRank
-from bitquant.quantizers import FixedDtype
+from bitquant.packed.cast import PackedTensor
 
 
 def positive(scale: Tensor) -> None:
@@ -44,13 +44,13 @@ def float_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-class PackedWeight(FixedDtype):
+class PackedWeight(PackedTensor):
     """Bits of a weight (rows, columns). In memory once, as ``lanes`` (the form the kernels read); in a state_dict as
     ``weight_packed``, uint8 (rows, ceil(columns / 8))."""
 
     def __init__(self, rows: int, columns: int, *, dtype: str = "float32", device: torch.device | None = None):
-        super().__init__()
-        self.rows, self.columns, self.dtype = rows, columns, float_dtype(dtype)
+        super().__init__(float_dtype(dtype))
+        self.rows, self.columns = rows, columns
         shape = (-(-rows // packing.LANES), packing.words_for(columns), packing.LANES)
         self.register_buffer("lanes", torch.zeros(shape, dtype=torch.int32, device=device), persistent=False)
 

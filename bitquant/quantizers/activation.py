@@ -84,6 +84,8 @@ class ActivationQuantizer(OptionalState):
 
     def _start(self) -> None:
         mean = self.observed[0] / self.observed[1].clamp(min=1)
+        if not bool(torch.isfinite(mean)):
+            raise ValueError("a layer is given infinity: calibration needs finite numbers")
         self.alpha.copy_(mean * self.init / self.range[1] ** 0.5)
 
     @torch.no_grad()
