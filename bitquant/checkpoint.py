@@ -15,7 +15,7 @@ from torch import nn
 
 from bitquant.atomic import check_replaceable, replacing, sync, write
 from bitquant.memory_layout import lay_out_, layout
-from bitquant.skeleton import build_skeleton
+from bitquant.skeleton import ATTENTION, attention_of, build_skeleton
 from bitquant.sources import PREPROCESSOR, TOKENIZER, model_directory, read_config, read_headers, weight_files
 from bitquant.sources.factory import make
 
@@ -64,6 +64,7 @@ def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, facto
             "tied": tied,
             "structure": structure(model),
             "layout": layout(model),
+            "attention": attention_of(model),
             **({"factory": factory} if factory else {}),
         }
         write(target / "config.json", json.dumps(config, indent=1).encode())
@@ -104,7 +105,9 @@ def load(directory, *, model=None, allow_factory=False):
         skeleton = _without_weights(model)
     elif "model_type" in config:
         # one packed bit is the least that a value of the float model can have become
-        skeleton = build_skeleton(config, tensors=len(found), elements=8 * file.stat().st_size)
+        skeleton = build_skeleton(
+            config, tensors=len(found), elements=8 * file.stat().st_size, attention=meta.get("attention")
+        )
     elif "factory" in meta:
         if not allow_factory:
             raise ValueError(
@@ -151,6 +154,8 @@ def read_metadata(directory):
     for key, kind in (("sha256", str), ("tied", dict), ("structure", dict), ("layout", dict)):
         if not isinstance(meta.get(key), kind):
             raise ValueError(f"quantization_config of {directory} has no valid {key!r}")
+    if meta.get("attention") not in (None, *ATTENTION):
+        raise ValueError(f"quantization_config of {directory} has no valid 'attention'")
     if not isinstance(meta.get("factory", ""), str):
         raise ValueError(f"quantization_config of {directory} has no valid 'factory'")
     return config, meta

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 MAX_LABELS = 1_000_000
+ATTENTION = ("eager", "sdpa")  # attention in plain torch, the only ones that are loaded again
 # never taken from a file: they would pick code, kernels or another quantizer to load with
 _NOT_FROM_FILE = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "custom_pipelines")
 
@@ -70,13 +71,20 @@ def model_class(config):
     return parsed, cls[0] if isinstance(cls, tuple) else cls
 
 
-def build_skeleton(config, *, tensors, elements):
+def attention_of(model):
+    """Which of ``ATTENTION`` a transformers model runs, by which its float attention rounds; None for any other."""
+    name = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return name if name in ATTENTION else None
+
+
+def build_skeleton(config, *, tensors, elements, attention=None):
     """Builds the model with parameters on the meta device and real buffers, in float32 and eval mode.
 
     Args:
         config (dict): contents of ``config.json``.
         tensors (int): parameters in the weights file; four times as many are too many.
         elements (int): values these hold together; likewise.
+        attention (str, optional): one of ``ATTENTION``; the architecture's own choice by default.
 
     Returns:
         nn.Module: buffers outside the state_dict (position ids, frequencies) have their values.
@@ -91,7 +99,7 @@ def build_skeleton(config, *, tensors, elements):
             with _bounded(tensors, elements), torch.device("meta"):
                 cls._from_config(parsed, dtype=torch.float32)
             with _bounded(tensors, elements):
-                return cls._from_config(parsed, dtype=torch.float32).eval()
+                return cls._from_config(parsed, dtype=torch.float32, attn_implementation=attention).eval()
     except _TooLarge as error:
         raise ValueError(f"config.json does not fit the weights file: {error}") from None
     except Exception as error:

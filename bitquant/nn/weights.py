@@ -66,7 +66,11 @@ def begin(layer: nn.Module, names: set[str], weight: Tensor) -> None:
 
 def _restart(layer: QuantizedWeight, incompatible_keys) -> None:
     if names := layer.__dict__.pop("unbegun", None):
+        training = [module for module in layer.modules() if module.training]
+        layer.eval()  # some parametrizations take a step each time they are read in training mode
         begin(layer, names, layer.weight)
+        for module in training:
+            module.training = True
 
 
 class QuantizedLayer(QuantizedWeight):

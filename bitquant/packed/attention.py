@@ -8,7 +8,7 @@ from torch import Tensor
 from bitquant import ops
 from bitquant.nn.attention import BitAttention
 from bitquant.nn.mask import keep_mask
-from bitquant.packed.weights import positive
+from bitquant.packed.weights import finite, positive
 from bitquant.quantizers import FixedDtype
 
 
@@ -33,6 +33,8 @@ class PackedAttention(FixedDtype):
     @torch.no_grad()
     def from_trained(cls, layer: BitAttention) -> PackedAttention:
         """Fix a trained ``BitAttention``. ValueError when a scale is not positive and finite."""
+        for quantizer in (layer.query, layer.key, layer.value):
+            finite("input scale", quantizer.alpha)
         selection, score_scale = layer.selection, layer.score_scale.item()
         temperature = layer.query.scale() * layer.key.scale() * score_scale
         packed = cls(layer.rule, layer.head_dim, score_scale, device=temperature.device)

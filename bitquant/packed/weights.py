@@ -143,6 +143,7 @@ class PackedLayer(PackedWeight):
         scale = quantizer.scale() * layer.weight_quantizer.scale(weight)
         finite("weight", weight)
         finite("input shift", quantizer.shift)
+        finite("input scale", quantizer.alpha)
         positive(scale)
         self.pack(bits)
         self.offset.copy_(quantizer.threshold() if self.bits == 1 else quantizer.shift)

@@ -87,7 +87,9 @@ def test_an_encoder_in_channels_last(tmp_path):
 def test_attention_that_stays_float(attention, tmp_path):
     model, inputs = built("bert", attn_implementation=attention)
     config = bitquant.QuantConfig(rules={r"re:.*bit_attention.*": None})
-    assert_equal(forms(model, inputs, tmp_path, config), inputs)
+    models = forms(model, inputs, tmp_path, config)
+    assert {model.config._attn_implementation for model in models} == {attention}  # the two round apart
+    assert_equal(models, inputs)
 
 
 class Fused(nn.Module):
