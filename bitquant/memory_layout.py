@@ -28,15 +28,16 @@ def align_(model: nn.Module) -> None:
     A weight that was mapped from a file lies at any address, a part of another tensor likewise.
     """
     moved: dict[tuple, Tensor] = {}
-    for tensor in _tensors(model).values():
-        _move_(tensor, tensor.stride() if _is_dense(tensor.shape, tensor.stride()) else _contiguous(tensor), moved)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if _is_memory(tensor):
+            _move_(tensor, tensor.stride() if _is_dense(tensor.shape, tensor.stride()) else _contiguous(tensor), moved)
 
 
 def layout(model: nn.Module) -> dict[str, Any]:
     """JSON-able description for ``lay_out_``: ``strides`` of the tensors that are not contiguous in the usual order,
     and the names of the ``frozen`` parameters."""
     strides = {}
-    for name, tensor in _tensors(model).items():
+    for name, tensor in _saved(model).items():
         if tensor.stride() != _contiguous(tensor) and _is_dense(tensor.shape, tensor.stride()):
             strides[name] = list(tensor.stride())
     frozen = [name for name, p in model.named_parameters() if p.is_floating_point() and not p.requires_grad]
@@ -51,7 +52,7 @@ def lay_out_(model: nn.Module, layout: dict[str, Any]) -> None:
     """
     if not isinstance(layout, dict) or set(layout) != {"strides", "frozen"}:
         raise ValueError("the memory layout must hold strides and frozen, and nothing else")
-    strides, frozen, tensors = layout["strides"], layout["frozen"], _tensors(model)
+    strides, frozen, tensors = layout["strides"], layout["frozen"], _saved(model)
     if not isinstance(strides, dict) or not isinstance(frozen, list):
         raise ValueError("the memory layout must hold strides by name and a list of frozen parameters")
     for name, chosen in strides.items():
@@ -64,23 +65,26 @@ def lay_out_(model: nn.Module, layout: dict[str, Any]) -> None:
     moved: dict[tuple, Tensor] = {}
     for name, tensor in tensors.items():
         _move_(tensor, tuple(strides.get(name, _contiguous(tensor))), moved)
+    align_(model)
     for name, parameter in parameters.items():
         if parameter.is_floating_point():
             parameter.requires_grad_(name not in frozen)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers that are plain memory, by name, each once."""
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {
-        name: tensor
-        for name, tensor in named.items()
-        if type(tensor) in (Tensor, nn.Parameter)
-        and tensor.layout == torch.strided
-        and not tensor.is_meta
-        and not tensor.is_inference()
-        and tensor.numel()
-    }
+def _saved(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers, by name, each once."""
+    found = dict(model.named_parameters())
+    for path, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                found[f"{path}.{name}" if path else name] = buffer
+    return {name: tensor for name, tensor in found.items() if _is_memory(tensor)}
+
+
+def _is_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is plain memory, which may be put elsewhere."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    return plain and not tensor.is_meta and not tensor.is_inference() and tensor.numel() > 0
 
 
 def _move_(tensor: Tensor, strides: tuple[int, ...], moved: dict[tuple, Tensor]) -> None:

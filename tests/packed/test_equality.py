@@ -226,3 +226,69 @@ def test_layout():
     lay_out_(plain, layout(model))
     for a, b in zip(model.parameters(), plain.parameters(), strict=True):
         assert a.stride() == b.stride() and a.requires_grad == b.requires_grad
+
+
+class Turned(nn.Module):
+    """A buffer that is not saved, in other strides than a new one's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(Mlp() for _ in range(2)), nn.Linear(24, 5)
+        self.register_buffer("turn", torch.linspace(-1, 1, 24 * 24).view(24, 24).T, persistent=False)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.transpose(0, 1) @ self.turn)
+
+
+def test_buffers_that_are_not_saved(tmp_path):
+    torch.manual_seed(0)
+    packed = check(Turned(), tmp_path, X)
+    assert layout(packed)["strides"] == {} and not packed.turn.is_contiguous()
+
+
+def applied(module, change=lambda x: x):
+    """``module`` behind 1-bit layers, on a view of what they gave, in a model of its own."""
+
+    class Applied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.module = nn.ModuleList(Mlp() for _ in range(2)), module
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return self.module(*change(x)) if isinstance(change(x), tuple) else self.module(change(x))
+
+    return Applied()
+
+
+FLOATS = {
+    "lstm": lambda: applied(nn.LSTM(24, 10, batch_first=True, bidirectional=True)),
+    "gru, time first": lambda: applied(nn.GRU(24, 10), lambda x: x.transpose(0, 1)),
+    "rnn": lambda: applied(nn.RNN(24, 10), lambda x: x.transpose(0, 1)),
+    "conv1d": lambda: applied(nn.Conv1d(24, 10, 3), lambda x: x.mT),
+    "conv1d, one row": lambda: applied(nn.Conv1d(24, 10, 1), lambda x: x[:1, :1].mT),
+    "conv2d": lambda: applied(
+        nn.Conv2d(3, 10, 3), lambda x: x.transpose(0, 1).unflatten(-1, (4, 6)).transpose(1, 2)[:, :3]
+    ),
+    "depthwise": lambda: applied(
+        nn.Conv2d(24, 24, 3, padding=1, groups=24), lambda x: x.unflatten(1, (3, 3)).movedim(-1, 1)
+    ),
+    "transposed conv": lambda: applied(nn.ConvTranspose1d(24, 10, 3, stride=2), lambda x: x.mT),
+    "bilinear": lambda: applied(nn.Bilinear(24, 24, 7), lambda x: (x.transpose(0, 1), x.transpose(0, 1))),
+    "group norm": lambda: applied(nn.GroupNorm(3, 24), lambda x: x.mT),
+    "batch norm": lambda: applied(nn.BatchNorm1d(24), lambda x: x.mT),
+    "layer norm": lambda: applied(nn.LayerNorm(9), lambda x: x.mT),
+    "attention": lambda: applied(nn.MultiheadAttention(24, 2), lambda x: (x.transpose(0, 1),) * 3),
+    "encoder layer": lambda: applied(nn.TransformerEncoderLayer(24, 2, 32), lambda x: x.transpose(0, 1)),
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_float_layers_of_every_kind(name, tmp_path):
+    torch.manual_seed(0)
+    model = FLOATS[name]()
+    packed = check(model.eval(), tmp_path, X)
+    assert all(value.is_floating_point() for value in packed.module.state_dict().values() if value.ndim)
