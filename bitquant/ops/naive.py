@@ -177,7 +177,8 @@ def _multiply(levels: Tensor, lanes: Tensor, out_features: int, scale: Tensor, b
     weight = _signs_of_words(packing.from_lanes(lanes, out_features), levels.shape[-1]).contiguous()
     with torch.autocast(levels.device.type, enabled=False):
         # at 32 bits the sums are rounded: the call and the layout of the layer that was trained
-        out = torch.nn.functional.linear(levels, weight).mul_(scale)
+        rows = levels.reshape(-1, levels.shape[-1])
+        out = torch.nn.functional.linear(rows, weight).mul_(scale).view(*levels.shape[:-1], out_features)
     return out if bias is None else out.add_(bias)
 
 

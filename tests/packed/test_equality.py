@@ -292,3 +292,17 @@ def test_float_layers_of_every_kind(name, tmp_path):
     model = FLOATS[name]()
     packed = check(model.eval(), tmp_path, X)
     assert all(value.is_floating_point() for value in packed.module.state_dict().values() if value.ndim)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("grad", [False, True])
+def test_float_inputs_of_a_packed_layer(grad, way):
+    """At 32 bits the product itself is rounded."""
+    torch.manual_seed(0)
+    model = applied(nn.Linear(24, 13), WAYS[way])
+    config = QuantConfig(activation_bits=32, rules={"module": {}})
+    bitquant.quantize_(model, config, X)
+    packed = copy.deepcopy(model.eval())
+    bitquant.convert_(packed)
+    with torch.set_grad_enabled(grad):
+        assert torch.equal(packed(X), model(X))
