@@ -10,7 +10,7 @@ from torch import nn
 
 import bitquant
 from bitquant import QuantConfig
-from bitquant.memory_layout import ALIGNMENT, lay_out_, layout
+from bitquant.memory_layout import ALIGNMENT, layout
 
 X = torch.randn(3, 9, 24, generator=torch.Generator().manual_seed(1))
 WAYS = {
@@ -193,39 +193,6 @@ def test_tied_weights_are_moved_together(tmp_path):
     check(model, tmp_path, X)
     first, second = (layer.norm.weight for layer in model.layers)
     assert first.data_ptr() == second.data_ptr() and first.data_ptr() % ALIGNMENT == 0
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"strides": {"weight": [1, 1]}, "frozen": []},
-        {"strides": {"weight": [1, 3, 1]}, "frozen": []},
-        {"strides": {"weight": [1, -3]}, "frozen": []},
-        {"strides": {"weight": [4.0, 1.0]}, "frozen": []},
-        {"strides": {"weight": [1 << 62, 1 << 62]}, "frozen": []},
-        {"strides": {"other": [4, 1]}, "frozen": []},
-        {"strides": [], "frozen": []},
-        {"strides": {}, "frozen": ["other"]},
-        {"strides": {}, "frozen": [["weight"]]},
-        {"strides": {}, "frozen": {}},
-        {"strides": {}},
-        [],
-    ],
-    ids=str,
-)
-def test_a_layout_of_another_model_is_refused(wrong):
-    with pytest.raises(ValueError, match="layout|frozen") as error:
-        lay_out_(nn.Linear(4, 3), wrong)
-    assert "\n" not in str(error.value)
-
-
-def test_layout():
-    model = nn.Sequential(nn.Conv2d(4, 2, 3), nn.Conv2d(4, 2, 1)).to(memory_format=torch.channels_last)
-    model[1].bias.requires_grad_(False)
-    plain = nn.Sequential(nn.Conv2d(4, 2, 3), nn.Conv2d(4, 2, 1))
-    lay_out_(plain, layout(model))
-    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
-        assert a.stride() == b.stride() and a.requires_grad == b.requires_grad
 
 
 class Turned(nn.Module):
