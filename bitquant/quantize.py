@@ -46,6 +46,7 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
     discovery = discover(model, example_inputs)
     before, replaced = Snapshot(model), []
     try:
+        leave_fast_path_(model)
         if config.relu:
             replaced = replace_by_relu_(model, Plan(model, discovery, config).blocks)
             discovery = discover(model, example_inputs)
@@ -53,7 +54,6 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
         beside = plan.rows_beside()
         total_macs = discovery.total_macs + sum(row.macs for row in beside)
         model._bitquant = Record(config, plan.rows() + beside, total_macs, plan.blocks, replaced)
-        leave_fast_path_(model)
         calibrate_(model, [example_inputs])
     except BaseException:
         before.restore()

@@ -128,3 +128,11 @@ def test_empty_batches_are_refused(shape):
             refused()
     changed = [name for name, value in student.state_dict().items() if not torch.equal(value, before[name])]
     assert all("quantizer" in name or "bit_" in name for name in changed)  # of the batch before the empty one
+
+
+def test_nan_in_training_names_the_step():
+    teacher, bad = Encoder().eval(), X.clone()
+    student, _ = both(copy.deepcopy(teacher))
+    bad[0, 1] = float("nan")
+    with pytest.raises(FloatingPointError, match="NaN reached a binarizer.*at step 2"):
+        bitquant.distill(student, teacher, [X, bad], steps=2)
