@@ -10,17 +10,21 @@ from .freeze import freeze_
 from .mutate import mutate_class_, original_class
 from .parameters import PART
 from .purity import Snapshot
+from .reference import FLOAT as CHILDREN
+from .reference import child_kind
 from .sites import Discovery, Site
 from .stand_in import StandIn
 from .wrap import code, owners, restore_owner_, wrap_owners_
 
 __all__ = [
+    "CHILDREN",
     "CaptureError",
     "PART",
     "Discovery",
     "Site",
     "Snapshot",
     "StandIn",
+    "child_kind",
     "code",
     "discover",
     "freeze_",
