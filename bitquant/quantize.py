@@ -15,7 +15,6 @@ from bitquant.config import ConfigLike, QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
 from bitquant.inputs import check_not_empty, padding_mask, run
 from bitquant.memory_layout import align_
-from bitquant.nn.fast_path import leave_fast_path_
 from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
@@ -46,7 +45,6 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
     discovery = discover(model, example_inputs)
     before, replaced = Snapshot(model), []
     try:
-        leave_fast_path_(model)
         if config.relu:
             replaced = replace_by_relu_(model, Plan(model, discovery, config).blocks)
             discovery = discover(model, example_inputs)

@@ -9,10 +9,10 @@ from torch import nn
 
 from bitquant.activations import set_relu_, smooth_activations
 from bitquant.capture import mutate_class_, owners, restore_owner_
+from bitquant.capture.fast_path import leave_fast_path_
 from bitquant.config import QuantConfig
 from bitquant.fields import shown
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
-from bitquant.nn.fast_path import leave_fast_path_
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.cast import guard_casts_
 from bitquant.packed.conv import PackedConv
