@@ -9,10 +9,13 @@ from tabulate import tabulate
 from torch import nn
 
 from bitquant.capture import discover, owners
+from bitquant.capture.sites import UNCOUNTED
 from bitquant.config import ConfigLike, QuantConfig
-from bitquant.packed.structure import PACKED_CHILDREN, REPLACED
-from bitquant.plan import BESIDE, DIFFERS, Plan
+from bitquant.packed.structure import KINDS, PACKED_CHILDREN, REPLACED
+from bitquant.plan import BESIDE, CHANGED, DIFFERS, Plan
 from bitquant.record import Record, Row, is_quantized, record_of
+
+LITTLE = 0.2  # a model of which less is quantized is warned of
 
 
 def is_packed(model: nn.Module) -> bool:
@@ -52,6 +55,25 @@ class Report:
         return binarized / self.total_macs if self.total_macs else 0.0
 
     @property
+    def share_quantized(self) -> float:
+        """Share of all multiply-accumulates that run on quantized operands, of any width."""
+        quantized = sum(row.macs for row in self.rows if row.reason is None)
+        return quantized / self.total_macs if self.total_macs else 1.0
+
+    @property
+    def warning(self) -> str | None:
+        """One sentence where little of the model is quantized: what most of it is, and why that stays float."""
+        left = [row for row in self.left_in_float if row.macs]
+        if self.share_quantized >= LITTLE or not left:
+            return None
+        most = max(left, key=lambda row: row.macs)
+        why = f"{most.reason}: {most.note}" if most.note else most.reason
+        return (
+            f"only {self.share_quantized:.2%} of the multiply-accumulates are quantized; {most.path} alone has "
+            f"{most.macs / self.total_macs:.0%} ({why})"
+        )
+
+    @property
     def left_in_float(self) -> list[Row]:
         """Contractions, without the float paths beside 1-bit layers."""
         return [row for row in self.rows if row.reason not in (None, BESIDE)]
@@ -62,6 +84,7 @@ class Report:
             "total_macs": self.total_macs,
             "share_seen": self.share_seen,
             "share_binarized": self.share_binarized,
+            "warning": self.warning,
         }
 
     def __str__(self) -> str:
@@ -79,10 +102,13 @@ class Report:
             for row in self.rows
         ]
         table = tabulate(lines, headers=["layer", "kind", "role", "MACs", "W/A bits", "reached by", "result", "note"])
-        return (
-            f"{table}\n{self.total_macs:,} MACs: {self.share_seen:.1%} seen, {self.share_binarized:.1%} binarized, "
+        uncounted = sum(row.note == UNCOUNTED for row in self.rows)
+        seen = f"{self.share_seen:.1%} seen" + (f" and {uncounted} operators that cannot be" if uncounted else "")
+        totals = (
+            f"{self.total_macs:,} MACs: {seen}, {self.share_binarized:.1%} binarized, "
             f"{len(self.left_in_float)} of {sum(row.reason != BESIDE for row in self.rows)} contractions left in float"
         )
+        return "\n".join(filter(None, (table, totals, self.warning)))
 
 
 def report(model: nn.Module, example_inputs: Any = None, config: ConfigLike = None) -> Report:
@@ -109,13 +135,17 @@ def report(model: nn.Module, example_inputs: Any = None, config: ConfigLike = No
 
 
 def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
-    """The rows with what became of their owners since: a call of another kind may have made one fall back, and a float
-    path beside it is then not run."""
-    live, now, stopped = owners(model), [], set()
+    """The rows with what became of them since: a call of another kind may have made an owner fall back, and its user
+    may have removed a layer or put another in its place; a float path beside it is then not run."""
+    live, modules = owners(model), dict(model.named_modules(remove_duplicate=False))
+    now, stopped = [], set()
     for row in rows:
         if row.reason == BESIDE and row.path.removesuffix(".float_path") in stopped:
             continue
         owner, _, name = row.path.rpartition(".")
+        if (row.path if row.role in ("weight", "low-rank") else owner) not in modules:
+            stopped.add(row.path)
+            continue
         if owner in live and name in live[owner]["children"]:
             in_float = live[owner]["path"] == "float"
             row = replace(row, traced=None if in_float else live[owner]["path"], note=live[owner]["reason"])
@@ -123,5 +153,9 @@ def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
                 stopped.add(row.path)
                 row.reason = DIFFERS
                 row.set_bits(None)
+        elif row.reason is None and not isinstance(modules.get(row.path), tuple(KINDS.values())):
+            stopped.add(row.path)
+            row = replace(row, reason=CHANGED)
+            row.set_bits(None)
         now.append(row)
     return now

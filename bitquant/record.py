@@ -82,3 +82,9 @@ def record_of(model: nn.Module) -> Record:
     if not is_quantized(model):
         raise ValueError("this model is not quantized: call bitquant.quantize_(model, config, example_inputs) first")
     return model._bitquant
+
+
+def blocks_of(model: nn.Module) -> list[str]:
+    """Paths of the encoder's layers of a quantized model, those removed since left out."""
+    paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
+    return [block for block in record_of(model).blocks if block in paths]

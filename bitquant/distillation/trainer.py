@@ -24,7 +24,7 @@ from bitquant.nn import training
 from bitquant.quantize import calibrate_
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.quantizers.elastic import NAN_MESSAGE
-from bitquant.record import record_of
+from bitquant.record import blocks_of
 from bitquant.widths import Widths, parse_chain, set_widths_, widths_of
 
 CALIBRATION_BATCHES = 8
@@ -159,7 +159,7 @@ class _Stage:
 
     def train(self, student: nn.Module, teacher: nn.Module, stage: int, done: int) -> None:
         """Steps ``done`` (from 0) to the last; with ``done`` > 0 the state is read from the checkpoint first."""
-        s, blocks = self.settings, record_of(student).blocks
+        s, blocks = self.settings, blocks_of(student)
         groups = parameter_groups(student, lr=s["lr"], scale_lr=s["scale_lr"], weight_decay=s["weight_decay"])
         optimizer = torch.optim.AdamW(groups, fused=True)
         student.train(s["dropout"])
