@@ -70,6 +70,7 @@ def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, facto
                 write(target / name, Path(file).read_bytes())
 
 
+@torch.inference_mode(False)
 def load(directory, *, model=None, allow_factory=False):
     """Rebuilds a saved model, in eval mode on the CPU.
 
@@ -127,8 +128,6 @@ def load(directory, *, model=None, allow_factory=False):
         if tensor.is_meta:
             raise ValueError(f"{directory} does not determine the value of {name}")
     _tie(skeleton, meta["tied"])
-    if hasattr(skeleton, "tie_weights"):
-        skeleton.tie_weights()
     return skeleton.eval()
 
 

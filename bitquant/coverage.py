@@ -13,7 +13,7 @@ from bitquant.capture.sites import UNCOUNTED
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.packed.structure import KINDS, PACKED_CHILDREN, REPLACED
 from bitquant.plan import BESIDE, CHANGED, DIFFERS, Plan
-from bitquant.record import Record, Row, is_quantized, record_of
+from bitquant.record import Record, Row, is_quantized, present_record, record_of
 
 LITTLE = 0.2  # a model of which less is quantized is warned of
 
@@ -124,9 +124,9 @@ def report(model: nn.Module, example_inputs: Any = None, config: ConfigLike = No
     if is_quantized(model):
         if config is not None:
             raise ValueError("this model is quantized: its report is of the configuration it was quantized with")
-        record = record_of(model)
+        record = present_record(model)
         rows = _as_they_run(model, record.rows)
-        gone = sum(row.macs for row in record.rows) - sum(row.macs for row in rows)
+        gone = sum(row.macs for row in record.rows) - sum(row.macs for row in rows)  # float paths that no longer run
         return Report(rows, record.total_macs - gone)
     discovery = discover(model, example_inputs)
     plan = Plan(model, discovery, QuantConfig.of(config))
@@ -136,16 +136,13 @@ def report(model: nn.Module, example_inputs: Any = None, config: ConfigLike = No
 
 def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
     """The rows with what became of them since: a call of another kind may have made an owner fall back, and its user
-    may have removed a layer or put another in its place; a float path beside it is then not run."""
+    may have put another layer in its place; a float path beside it is then not run."""
     live, modules = owners(model), dict(model.named_modules(remove_duplicate=False))
     now, stopped = [], set()
     for row in rows:
         if row.reason == BESIDE and row.path.removesuffix(".float_path") in stopped:
             continue
         owner, _, name = row.path.rpartition(".")
-        if (row.path if row.role in ("weight", "low-rank") else owner) not in modules:
-            stopped.add(row.path)
-            continue
         if owner in live and name in live[owner]["children"]:
             in_float = live[owner]["path"] == "float"
             row = replace(row, traced=None if in_float else live[owner]["path"], note=live[owner]["reason"])

@@ -6,11 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from bitquant.capture.ordinary import ordinary
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """Call ``model`` on inputs."""
+    """Call ``model`` on inputs; copies of those made in inference mode, which no training can use."""
+    inputs = inputs if torch.is_inference_mode_enabled() else ordinary(inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)

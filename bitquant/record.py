@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -84,7 +84,19 @@ def record_of(model: nn.Module) -> Record:
     return model._bitquant
 
 
-def blocks_of(model: nn.Module) -> list[str]:
-    """Paths of the encoder's layers of a quantized model, those removed since left out."""
-    paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
-    return [block for block in record_of(model).blocks if block in paths]
+def present_record(model: nn.Module) -> Record:
+    """The record of a quantized model, without what was removed from the model since. ValueError as ``record_of``."""
+    record, paths = record_of(model), {path for path, _ in model.named_modules(remove_duplicate=False)}
+
+    def stays(path: str, in_owner: bool) -> bool:
+        return path in paths or (in_owner and path.rpartition(".")[0] in paths)
+
+    rows = [row for row in record.rows if stays(row.path, row.role not in ("weight", "low-rank"))]
+    macs = sum(row.macs for row in rows) - sum(row.macs for row in record.rows)
+    return replace(
+        record,
+        rows=rows,
+        total_macs=record.total_macs + macs,
+        blocks=[path for path in record.blocks if stays(path, False)],
+        relu=[path for path in record.relu if stays(path, True)],
+    )
