@@ -23,6 +23,6 @@ def refuse_adapters(model: nn.Module, config: QuantConfig) -> None:
     """Raise ValueError where a configuration would quantize layers with adapters that are not merged."""
     if found := [path for path in unmerged_adapters(model) if config.for_module(path) is not None]:
         raise ValueError(
-            f"{found[0] or 'the model'} holds an adapter (LoRA) beside its layer: merge it into the weight first, as by "
-            "model.merge_and_unload() of peft"
+            f"{found[0] or 'the model'} holds an adapter (LoRA) beside its layer: merge it into the weight first, as "
+            "model.merge_and_unload() of peft does"
         )

@@ -32,14 +32,14 @@ _MATRIX = {  # operator: positions of the two factors, the result's last factor 
 # products whose second factor is packed in a form of its own, distances among them: each result sums over the first
 # factor's last dimension
 _BY_RESULT = {
-    getattr(aten, name)
-    for name in (
-        "_cdist_forward", "_euclidean_dist", "_pdist_forward", "mkldnn_linear", "_mkl_linear", "_weight_int8pack_mm",
-        "_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu", "_dyn_quant_matmul_4bit", "_sparse_semi_structured_linear",
-        "_sparse_semi_structured_mm",
-    )
-    if hasattr(aten, name)
-}  # fmt: skip
+    aten._cdist_forward,
+    aten._euclidean_dist,
+    aten._pdist_forward,
+    aten.mkldnn_linear,
+    aten._weight_int8pack_mm,
+    aten._weight_int4pack_mm,
+    aten._sparse_semi_structured_linear,
+}
 _RECURRENT = {aten.mkldnn_rnn_layer: slice(1, 3), aten._cudnn_rnn: 1, aten.miopen_rnn: 1}  # where their weights are
 _CONVOLUTIONS = {aten.convolution, aten._convolution}
 _BAGS = {aten._embedding_bag, aten._embedding_bag_forward_only}
@@ -110,8 +110,8 @@ class MacCounter(TorchDispatchMode):
         if not isinstance(func, torch._ops.OpOverload):
             if "flex_attention" in str(func):
                 raise CaptureError(
-                    "flex_attention compiles its products, so that they cannot be found: use scaled_dot_product_attention, "
-                    "in transformers model.set_attn_implementation('sdpa')"
+                    "flex_attention compiles its products, so that they cannot be found: use "
+                    "scaled_dot_product_attention, in transformers model.set_attn_implementation('sdpa')"
                 )
             return func(*args, **kwargs)
         if _composite(func) and "scaled_dot_product" not in func.name():

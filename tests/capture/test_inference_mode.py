@@ -1,4 +1,4 @@
-"""Inference mode: counts are right inside it, and models and inputs that went through it can be quantized and trained."""
+"""Inference mode: counts are right inside it, and what was made in it can be quantized and trained."""
 
 import copy
 
