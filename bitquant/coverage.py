@@ -103,7 +103,7 @@ class Report:
         ]
         table = tabulate(lines, headers=["layer", "kind", "role", "MACs", "W/A bits", "reached by", "result", "note"])
         uncounted = sum(row.note == UNCOUNTED for row in self.rows)
-        seen = f"{self.share_seen:.1%} seen" + (f" and {uncounted} operators that cannot be" if uncounted else "")
+        seen = f"{self.share_seen:.1%} seen" + (f" but for {uncounted} that cannot be counted" if uncounted else "")
         totals = (
             f"{self.total_macs:,} MACs: {seen}, {self.share_binarized:.1%} binarized, "
             f"{len(self.left_in_float)} of {sum(row.reason != BESIDE for row in self.rows)} contractions left in float"

@@ -94,7 +94,7 @@ class MacCounter(TorchDispatchMode):
     """Counts the multiply-accumulates of everything that runs inside it.
 
     Compiled code runs eagerly under a dispatch mode, so that its products are counted too. `uncounted` is the number
-    of calls of other libraries' operators, whose products cannot be seen.
+    of calls of operators of other libraries and of higher order, whose products cannot be seen.
     """
 
     supports_higher_order_operators = True
@@ -113,6 +113,7 @@ class MacCounter(TorchDispatchMode):
                     "flex_attention compiles its products, so that they cannot be found: use "
                     "scaled_dot_product_attention, in transformers model.set_attn_implementation('sdpa')"
                 )
+            self.uncounted += 1
             return func(*args, **kwargs)
         if _composite(func) and "scaled_dot_product" not in func.name():
             with self:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from .parameters import TRANSPOSED, WHOLE
 
-UNCOUNTED = "an operator of another library: its products are not counted"  # a site's reason
+UNCOUNTED = "an operator whose products cannot be counted"  # a site's reason
 
 
 @dataclass
