@@ -43,7 +43,10 @@ _BY_RESULT = {
 _RECURRENT = {aten.mkldnn_rnn_layer: slice(1, 3), aten._cudnn_rnn: 1, aten.miopen_rnn: 1}  # where their weights are
 _CONVOLUTIONS = {aten.convolution, aten._convolution}
 _BAGS = {aten._embedding_bag, aten._embedding_bag_forward_only}
-_OWN = {"aten", "prims", "prim", "c10d", "_c10d_functional", "profiler", "inductor", "bitquant"}  # nothing uncounted
+_COUNTED = {*_MATRIX, *_BY_RESULT, *_RECURRENT, *_CONVOLUTIONS, *_BAGS, aten.conv_tbc, aten._trilinear}
+# in the names of other operators that multiply
+_WORDS = {"mm", "addmm", "matmul", "attention", "convolution", "linear", "lstm", "gru", "encoder"}
+_PLAIN = {"prims", "prim", "c10d", "_c10d_functional", "profiler", "inductor", "bitquant"}  # no products of a model
 
 
 def count(func, args, out) -> int:
@@ -90,11 +93,22 @@ def _composite(func) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
+@functools.cache
+def _is_uncounted(func) -> bool:
+    """Whether an operator may multiply in a way that `count` does not know."""
+    if func.namespace != "aten":
+        return func.namespace not in _PLAIN
+    name = func.overloadpacket.__name__
+    if func.overloadpacket in _COUNTED or "scaled_dot_product" in name or name.endswith("_cell"):
+        return False
+    return not _WORDS.isdisjoint(name.split("_"))
+
+
 class MacCounter(TorchDispatchMode):
     """Counts the multiply-accumulates of everything that runs inside it.
 
     Compiled code runs eagerly under a dispatch mode, so that its products are counted too. `uncounted` is the number
-    of calls of operators of other libraries and of higher order, whose products cannot be seen.
+    of calls of operators whose products cannot be seen: of other libraries, of higher order, packed or fused ones.
     """
 
     supports_higher_order_operators = True
@@ -122,7 +136,7 @@ class MacCounter(TorchDispatchMode):
                 return out
         out = func(*args, **kwargs)
         self.total += count(func, args, out) + self._summed(func, args, out)
-        self.uncounted += func.namespace not in _OWN
+        self.uncounted += _is_uncounted(func)
         return out
 
     def _summed(self, func, args, out) -> int:

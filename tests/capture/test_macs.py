@@ -7,7 +7,7 @@ from torch import nn
 
 import bitquant
 from bitquant.capture import discover
-from bitquant.capture.macs import MacCounter
+from bitquant.capture.macs import MacCounter, _is_uncounted
 
 torch.manual_seed(0)
 X, W, V = torch.randn(4, 7, 32), torch.randn(32, 32), torch.randn(32)
@@ -128,6 +128,18 @@ def test_an_operator_of_another_library_is_named():
         report = bitquant.report(Call(lambda x, w: torch.ops.bitquant_test_macs.mix(x, w), 32, 32), X)
     (row,) = [row for row in report.rows if row.role == "unknown"]
     assert "cannot be counted" in row.note and "but for 1 that cannot be counted" in str(report)
+
+
+@pytest.mark.parametrize("name", ["_weight_int4pack_mm_for_cpu", "_native_multi_head_attention", "_cslt_sparse_mm"])
+def test_packed_and_fused_operators_are_not_taken_for_nothing(name):
+    assert _is_uncounted(getattr(torch.ops.aten, name).default)
+
+
+@pytest.mark.parametrize(
+    "name", ["mm", "relu", "upsample_bilinear2d", "_thnn_fused_lstm_cell", "cummax", "native_layer_norm"]
+)
+def test_operators_without_products_are(name):
+    assert not _is_uncounted(getattr(torch.ops.aten, name).default)
 
 
 def test_a_pooling_is_no_head():
