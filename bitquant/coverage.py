@@ -63,15 +63,14 @@ class Report:
     @property
     def warning(self) -> str | None:
         """One sentence where little of the model is quantized: what most of it is, and why that stays float."""
-        left = [row for row in self.left_in_float if row.macs]
-        if self.share_quantized >= LITTLE or not left:
+        if self.share_quantized >= LITTLE:
             return None
-        most = max(left, key=lambda row: row.macs)
+        said = f"only {self.share_quantized:.2%} of the multiply-accumulates are quantized"
+        if not self.left_in_float:
+            return said
+        most = max(self.left_in_float, key=lambda row: row.macs)
         why = f"{most.reason}: {most.note}" if most.note else most.reason
-        return (
-            f"only {self.share_quantized:.2%} of the multiply-accumulates are quantized; {most.path} alone has "
-            f"{most.macs / self.total_macs:.0%} ({why})"
-        )
+        return f"{said}; {most.path} alone has {most.macs / self.total_macs:.0%} ({why})"
 
     @property
     def left_in_float(self) -> list[Row]:
@@ -150,7 +149,10 @@ def _as_they_run(model: nn.Module, rows: list[Row]) -> list[Row]:
                 stopped.add(row.path)
                 row.reason = DIFFERS
                 row.set_bits(None)
-        elif row.reason is None and not isinstance(modules.get(row.path), tuple(KINDS.values())):
+        elif row.reason is None and not any(
+            isinstance(modules.get(path), tuple(KINDS.values()))
+            for path in (row.path, f"{row.path}.base_layer")  # the latter: inside an adapter that was put around it
+        ):
             stopped.add(row.path)
             row = replace(row, reason=CHANGED)
             row.set_bits(None)

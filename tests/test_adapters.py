@@ -77,6 +77,14 @@ def test_merged_adapters(x):
     assert reasons["0.0.base_layer"] is None and reasons["0.0.lora_A.default"] == plan.UNSEEN
 
 
+def test_adapters_around_quantized_layers(x):
+    model = encoder(lambda base: base)
+    bitquant.quantize_(model, None, x)
+    before = bitquant.report(model).to_dict()
+    model[0][0] = Peft(model[0][0])
+    assert bitquant.report(model).to_dict() == before
+
+
 def test_peft(x):
     peft = pytest.importorskip("peft")
     model = encoder(lambda base: base)
