@@ -76,6 +76,7 @@ def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, facto
                 write(target / name, Path(file).read_bytes())
 
 
+@torch.inference_mode(False)
 def load(directory, *, model=None, allow_factory=False):
     """Rebuilds a saved model, in eval mode on the CPU.
 
@@ -139,8 +140,6 @@ def load(directory, *, model=None, allow_factory=False):
             raise ValueError(f"{directory} does not determine the value of {shown(name)}")
     check_values(skeleton)
     _tie(skeleton, meta["tied"])
-    if hasattr(skeleton, "tie_weights"):
-        skeleton.tie_weights()
     lay_out_(skeleton, meta["layout"])
     return skeleton.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from bitquant.coverage import is_packed
@@ -18,6 +19,7 @@ from bitquant.widths import widths_of
 PACKED = {BitLinear: PackedLinear, BitConv: PackedConv, BitEmbedding: PackedEmbedding}
 
 
+@torch.inference_mode(False)
 def convert_(model: nn.Module) -> None:
     """Pack every trained 1-bit layer, in place, and put the model in eval mode.
 
@@ -38,10 +40,11 @@ def convert_(model: nn.Module) -> None:
         for module in training:
             module.training = True
         raise
-    used = [_parameter(model, path, m) for path, (m, _) in packed.items() if isinstance(m, BitFunctionalLinear)]
+    used = {path: _parameter(model, path, module) for path, module in model.named_modules() if _is_weighted(module)}
+    kept = {id(parameter) for path, parameter in used.items() if path not in packed}
     for module, replacement in packed.values():
         replace_everywhere_(model, module, replacement)
-    drop_parameters_(model, used)
+    drop_parameters_(model, [parameter for parameter in used.values() if id(parameter) not in kept])
     guard_casts_(model)
     model.eval()
 
@@ -66,7 +69,7 @@ def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
     """The packed form of a trained layer; None for anything else, and for float weights and float softmaxes."""
     if isinstance(module, BitAttention):
         return PackedAttention.from_trained(module) if module.in_integers else None
-    if not isinstance(module, (BitFunctionalLinear, QuantizedWeight)) or module.weight_quantizer.bits == FLOAT_BITS:
+    if not _is_weighted(module) or module.weight_quantizer.bits == FLOAT_BITS:
         return None
     if isinstance(module, BitFunctionalLinear):
         return PackedFunctionalLinear.from_call(module, _parameter(model, path, module))
@@ -74,6 +77,12 @@ def _packed(model: nn.Module, path: str, module: nn.Module) -> nn.Module | None:
     return next(packed for kind, packed in PACKED.items() if isinstance(module, kind)).from_trained(module)
 
 
-def _parameter(model: nn.Module, path: str, module: BitFunctionalLinear) -> nn.Parameter:
-    """The parameter that the child at ``path`` multiplies by."""
-    return model.get_submodule(path.rpartition(".")[0]).get_parameter(module.parameter)
+def _is_weighted(module: nn.Module) -> bool:
+    return isinstance(module, (BitFunctionalLinear, QuantizedWeight))
+
+
+def _parameter(model: nn.Module, path: str, module: nn.Module) -> nn.Parameter | None:
+    """The parameter that the layer at ``path`` multiplies by, which may have other names; None where it is computed."""
+    if isinstance(module, BitFunctionalLinear):
+        return model.get_submodule(path.rpartition(".")[0]).get_parameter(module.parameter)
+    return module._parameters.get("weight")

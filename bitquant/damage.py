@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitquant.capture import check_model
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.distillation.losses import output_loss
 from bitquant.inputs import padding_mask, run
@@ -111,6 +112,7 @@ def sensitivity(
     Raises:
         ValueError: no batches, or what ``quantize_`` refuses.
     """
+    check_model(model)
     config = QuantConfig.of(config)
     batches = list(batches)
     if not batches:

@@ -6,12 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from bitquant.capture.ordinary import ordinary
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """Call ``model`` on inputs. ValueError: they are empty."""
+    """Call ``model`` on inputs; copies of those made in inference mode, which no training can use. ValueError: they are
+    empty."""
     check_not_empty(inputs)
+    inputs = inputs if torch.is_inference_mode_enabled() else ordinary(inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)

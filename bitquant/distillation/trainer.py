@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitquant.capture import ordinary_
 from bitquant.coverage import require_student
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
@@ -24,12 +25,14 @@ from bitquant.nn import training
 from bitquant.quantize import calibrate_
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.quantizers.elastic import NAN_MESSAGE
-from bitquant.record import record_of
+from bitquant.record import present_record
 from bitquant.widths import Widths, parse_chain, set_widths_, widths_of
 
 CALIBRATION_BATCHES = 8
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def distill(
     student: nn.Module,
     teacher: nn.Module,
@@ -97,6 +100,7 @@ def distill(
     if stage_teacher not in ("float", "previous"):
         raise ValueError(f"stage_teacher must be float or previous, got {stage_teacher!r}")
     require_student(student)
+    ordinary_(student)  # what an evaluation in inference mode left in it
     check_dtypes(student)
     stages = parse_chain(chain) if chain else [widths_of(student)]
     settings = {
@@ -163,7 +167,7 @@ class _Stage:
 
     def train(self, student: nn.Module, teacher: nn.Module, stage: int, done: int) -> None:
         """Steps ``done`` (from 0) to the last; with ``done`` > 0 the state is read from the checkpoint first."""
-        s, blocks = self.settings, record_of(student).blocks
+        s, blocks = self.settings, present_record(student).blocks
         groups = parameter_groups(student, lr=s["lr"], scale_lr=s["scale_lr"], weight_decay=s["weight_decay"])
         optimizer = torch.optim.AdamW(groups, fused=True)
         student.train(s["dropout"])

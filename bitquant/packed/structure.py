@@ -20,7 +20,7 @@ from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.functional import PackedFunctionalLinear, drop_parameters_
 from bitquant.packed.linear import PackedLinear
 from bitquant.packed.specification import FLOAT, check_fit, check_parameter
-from bitquant.record import Record, record_of
+from bitquant.record import Record, present_record
 
 # by how a module is put back: in place, as a child of its owner, or in the place of a float layer
 MUTATED = {cls.__name__: cls for cls in (BitLinear, BitConv, BitEmbedding)}
@@ -48,7 +48,7 @@ def structure(model: nn.Module) -> dict[str, Any]:
     for path, module in model.named_modules():
         if (kind := _kind(module)) is not None:
             modules[path] = {"type": kind, **module.spec()}
-    return {"record": record_of(model).to_dict(), "modules": modules, "owners": owners(model)}
+    return {"record": present_record(model).to_dict(), "modules": modules, "owners": owners(model)}
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -73,11 +73,7 @@ def restore_(model: nn.Module, structure: dict[str, Any]) -> None:
     record = Record.from_dict(structure["record"])
     check_structure(model, structure)
     set_relu_(model, record.relu)
-    packed = [  # looked up before the layers they may be shared with are replaced
-        dict(_submodule(model, path.rpartition(".")[0]).named_parameters(remove_duplicate=False))[spec["parameter"]]
-        for path, spec in structure["modules"].items()
-        if spec["type"] == PackedFunctionalLinear.__name__
-    ]
+    packed = _packed_parameters(model, structure["modules"])
     places = _places(model)
     for path, spec in structure["modules"].items():
         _restore_module(model, path, dict(spec), record.config_of(path), places)
@@ -117,6 +113,20 @@ def _known(found: dict[str, nn.Module], path: str) -> nn.Module:
     if path not in found:
         raise ValueError(f"the model has no module {shown(path)}")
     return found[path]
+
+
+def _packed_parameters(model: nn.Module, modules: dict[str, Any]) -> list[nn.Parameter]:
+    """The parameters of a float model that exist only as bits, under whatever names; looked up before the layers that
+    hold them are replaced."""
+    held: dict[str, nn.Parameter] = {}
+    for path, spec in modules.items():
+        if "parameter" in spec:
+            held[path] = _submodule(model, path.rpartition(".")[0]).get_parameter(spec["parameter"])
+        elif spec["type"] in (*MUTATED, *REPLACED):
+            held[path] = _submodule(model, path)._parameters.get("weight")
+    packed = {path for path in held if modules[path]["type"] in (*PACKED_CHILDREN, *REPLACED)}
+    kept = {id(parameter) for path, parameter in held.items() if path not in packed}
+    return [held[path] for path in packed if id(held[path]) not in kept]
 
 
 def _restore_module(model: nn.Module, path: str, spec: dict[str, Any], config: QuantConfig, places: Places) -> None:

@@ -84,6 +84,11 @@ class WeightQuantizer(OptionalState):
         if self.bits == FLOAT_BITS:
             return weight.new_ones(1, dtype=torch.float32)
         if self.learnable:
+            if self.granularity == "row" and weight.shape[0] != self.scale_init.shape[0]:
+                raise ValueError(
+                    f"a weight of {weight.shape[0]} rows has {self.scale_init.shape[0]} scales: resize it in the float "
+                    "model, before quantize_"
+                )
             return self.scale_init * torch.exp(self.log_ratio) * BEST_SCALE[self.bits]
         return mean_magnitude(weight.detach(), self.granularity) * BEST_SCALE[self.bits]
 
