@@ -83,7 +83,8 @@ class LowRank(OptionalState):
         Returns:
             What ``product`` gave, the path added, in the dtype of x.
         """
-        with exact(x):
+        # what is packed has no gradient: its bits cannot follow one
+        with exact(x), torch.set_grad_enabled(torch.is_grad_enabled() and not self.packed):
             floats = x.float()
             if self.observing:
                 self.observe(floats.detach().movedim(dim, -1), weight())
