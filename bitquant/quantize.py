@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
+from bitquant.caches import caches_dropped, drop_caches_
 from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
@@ -39,6 +40,7 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
     config = QuantConfig.of(config)
     if is_quantized(model):
         raise ValueError("this model is quantized already; start from the float model")
+    drop_caches_(model)  # a graph would take what a cache holds for a constant
     discovery = discover(model, example_inputs)
     before, replaced = Snapshot(model), []
     try:
@@ -109,9 +111,10 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
     model.eval()
     batch = None
     try:
-        for batch in batches:
-            with _observing(observers, padding_mask(batch)):
-                run(model, batch)
+        with caches_dropped(model):  # what is computed while scales change is old afterwards
+            for batch in batches:
+                with _observing(observers, padding_mask(batch)):
+                    run(model, batch)
     finally:
         for module, mode in training.items():
             module.training = mode
