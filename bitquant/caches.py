@@ -11,9 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bitquant.capture.purity import Attributes
-
-STATE = ("_parameters", "_buffers", "_modules")
+MODULES_OWN = frozenset(vars(nn.Module()))  # parameters, buffers, children, hooks: a module's state
+CONTAINERS = (dict, list, set)
 DEPTH = 3  # of containers that are searched
 
 
@@ -36,20 +35,52 @@ def caches_dropped(model: nn.Module) -> Iterator[Callable[[], None]]:
     """
     drop_caches_(model)
     # our own modules keep nothing of the weights
-    saved = [Attributes(module) for module in model.modules() if not type(module).__module__.startswith("bitquant.")]
+    kept = [_Kept(module) for module in model.modules() if not type(module).__module__.startswith("bitquant.")]
 
     def drop() -> None:
-        for attributes in saved:
-            if not attributes.module.training:
-                now = vars(attributes.module)
-                changed = (name for name in attributes.changed() if name not in STATE)
-                attributes.restore([name for name in changed if _holds_tensor(now.get(name))])
+        for attributes in kept:
+            attributes.drop()
 
     try:
         yield drop
     finally:
         drop()
         drop_caches_(model)
+
+
+class _Kept:
+    """The attributes of a module, and how to set those back that have come to hold tensors."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        own = {name: value for name, value in vars(module).items() if name not in MODULES_OWN}
+        self.before = {n: (v, v.copy() if isinstance(v, CONTAINERS) else None) for n, v in own.items()}
+
+    def drop(self) -> None:
+        if self.module.training:
+            return
+        now = vars(self.module)
+        for name, value in list(now.items()):
+            if name in MODULES_OWN:
+                continue
+            old, content = self.before.get(name, (None, None))
+            if (value is not old or _differs(value, content)) and _holds_tensor(value):
+                if name not in self.before:
+                    del now[name]
+                    continue
+                now[name] = old
+                if content is not None:
+                    old.clear()
+                    old.extend(content) if isinstance(old, list) else old.update(content)
+
+
+def _differs(container: Any, content: Any) -> bool:
+    """Whether a container holds other objects than it did."""
+    if content is None or len(container) != len(content):
+        return content is not None
+    if isinstance(content, dict):
+        return any(key not in container or container[key] is not value for key, value in content.items())
+    return {id(item) for item in container} != {id(item) for item in content}
 
 
 def _holds_tensor(value: Any, depth: int = DEPTH) -> bool:

@@ -92,14 +92,11 @@ class Attributes:
                 names.append(name)
         return names
 
-    def restore(self, names=None):
-        """Put all attributes back as they were, or those of some `names` alone."""
+    def restore(self):
         now = vars(self.module)
-        for name in [k for k in now if k not in self.saved and (names is None or k in names)]:
+        for name in [k for k in now if k not in self.saved]:
             del now[name]
         for name, (value, copy) in self.saved.items():
-            if names is not None and name not in names:
-                continue
             if isinstance(value, self._CONTAINERS) and self._identities(value) != self._identities(copy):
                 value.clear()
                 value.extend(copy) if isinstance(value, list) else value.update(copy)
