@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -12,9 +13,13 @@ from torch.utils.data import DataLoader
 from bitquant.inputs import named_tensors, padding_mask
 
 
-def check_batches(batches: Iterable[Any], needed: int) -> None:
-    """ValueError for what is not batches that can be iterated again and again, nor an iterator known to give as many
-    as are ``needed``."""
+def lasting(batches: Iterable[Any], needed: int) -> Iterable[Any]:
+    """The batches, which can be iterated again and again; those of an iterator as a list, if it is known to give as
+    many as are ``needed`` (a list's does).
+
+    Raises:
+        ValueError: they cannot, or are no batches.
+    """
     if isinstance(batches, (Tensor, Mapping, str, bytes)):
         raise ValueError(
             f"batches must be a list of batches or the like: put a single {type(batches).__name__} in a list"
@@ -24,12 +29,15 @@ def check_batches(batches: Iterable[Any], needed: int) -> None:
             f"batches must be a list, a DataLoader or another iterable, not a {type(batches).__name__}; of a function "
             "that makes them, give an object whose __iter__ it is"
         )
-    if hasattr(type(batches), "__next__") and (left := operator.length_hint(batches)) < needed:
+    if not hasattr(type(batches), "__next__"):
+        return batches
+    if (left := operator.length_hint(batches)) < needed:
         raise ValueError(
             f"batches is an iterator, which is spent after one pass, and {needed} batches are needed"
             f"{f', {left} left' if left else ''}: give a list, a DataLoader or an object whose __iter__ starts anew "
             "(not a spent iterator)"
         )
+    return list(itertools.islice(batches, needed))
 
 
 def endless(batches: Iterable[Any], count: int, begin: Callable[[int], None]) -> Iterator[Any]:

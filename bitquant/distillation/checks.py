@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from bitquant.nn.weights import QuantizedWeight
+from bitquant.nn.weights import QuantizedLayer
 
 RANGES = {  # name -> (lowest, highest, whether the lowest is allowed)
     "lr": (0.0, math.inf, True),
@@ -45,38 +43,16 @@ def check_numbers(settings: dict[str, Any], checkpoint_every: int) -> None:
         raise ValueError("lr and scale_lr are both 0: nothing would train")
 
 
+def check_losses(settings: dict[str, Any], blocks: list[str]) -> None:
+    """ValueError when no loss of ``distill`` counts; ``blocks`` are the layers whose hidden states are matched."""
+    weights = [settings["output_weight"], settings["pooled_weight"], settings["hidden_weight"] if blocks else 0]
+    if settings["extra_loss"] is None and not any(weights):
+        hidden = "hidden_weight is 0" if blocks else "there are no encoder layers for hidden_weight"
+        raise ValueError(f"output_weight and pooled_weight are 0, and {hidden}: there is no loss to train by")
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def unwrapped(model: nn.Module, role: str) -> nn.Module:
-    """The model inside ``torch.compile``, ``DataParallel`` and, in a process alone, ``DistributedDataParallel``: the
-    same parameters, run as they are.
-
-    Raises:
-        ValueError: a model spread over several processes, which would not tell each other their gradients.
-    """
-    while True:
-        if isinstance(model, _kinds("torch._dynamo.eval_frame", "OptimizedModule")):
-            model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, DistributedDataParallel)):
-            several = isinstance(model, DistributedDataParallel) and model.process_group.size() > 1
-            if several and role == "student":
-                raise ValueError(
-                    "distill trains in one process: give it the model inside DistributedDataParallel, student.module, "
-                    "in one of them"
-                )
-            model = model.module
-        elif isinstance(model, _kinds("torch.distributed.fsdp", "FullyShardedDataParallel")):
-            raise ValueError(f"the {role} is sharded over processes by FSDP; distill needs it whole, in one process")
-        else:
-            return model
-
-
-def _kinds(module: str, name: str) -> tuple[type, ...]:
-    """A class of a module that takes long to import, if it was imported; without that nothing is of it."""
-    kind = getattr(sys.modules.get(module), name, None)
-    return () if kind is None else (kind,)
 
 
 def check_models(student: nn.Module, teacher: nn.Module, blocks: list[str]) -> None:
@@ -105,7 +81,7 @@ def check_models(student: nn.Module, teacher: nn.Module, blocks: list[str]) -> N
     names = {name for name, _ in teacher.named_modules(remove_duplicate=False)}
     if missing := [name for name in blocks if name not in names]:
         raise ValueError(f"the teacher has no {missing[0]}, which the student learns from: give the model it came from")
-    layers = {n: m for n, m in student.named_modules() if isinstance(m, QuantizedWeight)}
+    layers = {n: m for n, m in student.named_modules() if isinstance(m, QuantizedLayer)}
     frozen = [name for name, layer in layers.items() if not layer.weight.requires_grad]
     if frozen:
         warnings.warn(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from bitquant.caches import caches_dropped, drop_caches_
 from bitquant.coverage import require_student
-from bitquant.distillation.batches import check_batches, endless
-from bitquant.distillation.checks import check_models, check_numbers, check_savable, unwrapped
+from bitquant.distillation.batches import endless, lasting
+from bitquant.distillation.checks import check_losses, check_models, check_numbers, check_savable
 from bitquant.distillation.diagnosis import not_finite
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
@@ -24,6 +24,7 @@ from bitquant.distillation.meter import Meter
 from bitquant.distillation.optimizer import parameter_groups, rate
 from bitquant.distillation.randomness import Randomness
 from bitquant.distillation.state import TrainingState
+from bitquant.distillation.wrappers import as_written, unwrapped
 from bitquant.inputs import first_tensor, padding_mask, run
 from bitquant.nn import training
 from bitquant.quantize import calibrate_
@@ -126,9 +127,11 @@ def distill(
         "fast_gradients": fast_gradients,
         "seed": seed,
     }
+    blocks = record_of(student).blocks
     check_numbers(settings, checkpoint_every)
-    check_models(student, teacher, record_of(student).blocks)
-    check_batches(batches, len(stages) * (steps + (CALIBRATION_BATCHES if chain and restart_scales else 0)))
+    check_losses(settings, blocks)
+    check_models(student, teacher, blocks)
+    batches = lasting(batches, steps)
     state = None if checkpoint is None else TrainingState(checkpoint, settings)
     if state:
         check_savable(student)
@@ -184,10 +187,13 @@ class _Stage:
         student.train(s["dropout"])
         if done:
             self.state.load(student, optimizer)
+        if done == s["steps"]:
+            return  # no batch need be asked for again
         meter = Meter(student, str(widths_of(student)), done, s["steps"])
         batches = endless(self.batches, s["steps"], lambda step: randomness.begin(DATA, stage, step))
         with (
             torch.enable_grad(),
+            as_written(student, teacher),
             caches_dropped(student) as drop_caches,
             deferred_interrupt() as interrupted,
             training.fast_gradients(s["fast_gradients"]),
