@@ -164,11 +164,11 @@ def _seconds(facts: dict[str, Any], file: Path) -> float:
 
 def check_like(tensors: dict[str, Tensor], wanted: dict[str, Tensor], file: Path) -> None:
     """ValueError unless the tensors have the names, shapes and dtypes of those that are wanted."""
-    if odd := min(tensors.keys() ^ wanted.keys(), default=None):
-        raise damaged(file, f"{odd[:100]} is {'missing' if odd in wanted else 'of another model'}")
+    for odd in sorted(tensors.keys() ^ wanted.keys()):
+        raise damaged(file, f"{odd[:100]!r} is {'missing' if odd in wanted else 'of another model'}")
     for name, tensor in tensors.items():
         if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
-            raise damaged(file, f"{name} is of another model: {tensor.dtype} of shape {list(tensor.shape)[:8]}")
+            raise damaged(file, f"{name[:100]!r} is of another model: {tensor.dtype} of shape {list(tensor.shape)[:8]}")
 
 
 def _put(tensors: dict[str, Tensor], student: nn.Module, file: Path) -> None:
@@ -195,7 +195,7 @@ def check_finite(tensors: dict[str, Tensor], file: Path) -> None:
     """ValueError for numbers that no optimizer keeps."""
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise damaged(file, f"{name[:100]} is not finite")
+            raise damaged(file, f"{name[:100]!r} is not finite")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
