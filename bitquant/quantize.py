@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
 from bitquant.adapters import refuse_adapters
+from bitquant.caches import caches_dropped, drop_caches_
 from bitquant.capture import (
     CaptureError,
     Discovery,
@@ -59,6 +60,7 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
     check_values(model)
     check_not_empty(example_inputs)
     refuse_adapters(model, config)
+    drop_caches_(model)  # a graph would take what a cache holds for a constant
     before, replaced = Snapshot(model), []
     try:
         ordinary_(model)
@@ -134,9 +136,10 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
     model.eval()
     batch = None
     try:
-        for batch in batches:
-            with _observing(observers, padding_mask(batch)):
-                run(model, batch)
+        with caches_dropped(model):  # what is computed while scales change is old afterwards
+            for batch in batches:
+                with _observing(observers, padding_mask(batch)):
+                    run(model, batch)
     finally:
         for module, mode in training.items():
             module.training = mode
