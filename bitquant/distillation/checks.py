@@ -6,7 +6,6 @@ import math
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bitquant.nn.weights import QuantizedLayer
