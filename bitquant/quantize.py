@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitquant.activations import replace_by_relu_
 from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.forms import quantize_layer_, quantized_product
-from bitquant.inputs import padding_mask, run
+from bitquant.inputs import first_tensor, followed, run
 from bitquant.nn.low_rank import LowRank
+from bitquant.padding import Padding
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.record import Record, is_quantized
+from bitquant.repeatable import repeatable
 from bitquant.widths import in_float
 
 
@@ -84,23 +86,27 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = Tru
     so far, by one forward a batch with all products in float; the scales beside them are of the new data alone.
 
     Args:
-        batches: inputs as for ``example_inputs``. In a dict, a 0/1 ``attention_mask`` (batch, time) or (batch, samples)
-            keeps padding out of the statistics.
+        batches: inputs as for ``example_inputs``, one in memory at a time; those of an iterator are kept in temporary
+            files where they are needed twice. A 0/1 ``attention_mask`` (batch, time) or (batch, samples) in a dict
+            keeps the padding of its own sequence out of the statistics.
         low_rank: False leaves those paths as they are, for a student that was trained already.
 
     Raises:
-        ValueError: there are no batches, or numbers that are not finite where there are float paths.
+        ValueError: there are no batches, an empty one, or numbers that are not finite where there are float paths.
     """
     paths = [module for module in model.modules() if isinstance(module, LowRank) and not module.packed]
-    if low_rank and paths:
-        batches = list(batches)
+    quantizers = [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
+    if not (low_rank and paths):
+        _observe_(model, batches, quantizers)
+        return
+    with repeatable(batches) as again:
         # before training, what 1-bit layers hand on says little of what they will
         with in_float(model):
-            _observe_(model, batches, paths)
+            _observe_(model, again, paths)
         for module in model.modules():
             if getattr(module, "float_path", None) in paths:
                 module.input_quantizer.forget()  # what other paths left of its input
-    _observe_(model, batches, [module for module in model.modules() if isinstance(module, ActivationQuantizer)])
+        _observe_(model, again, quantizers)
 
 
 def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[ActivationQuantizer | LowRank]) -> None:
@@ -110,7 +116,9 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
     batch = None
     try:
         for batch in batches:
-            with _observing(observers, padding_mask(batch)):
+            if first_tensor(batch).numel() == 0:
+                raise ValueError("there is nothing to calibrate on: a batch is empty")
+            with followed(batch) as padding, _observing(observers, padding):
                 run(model, batch)
     finally:
         for module, mode in training.items():
@@ -120,14 +128,14 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
 
 
 @contextmanager
-def _observing(observers: list[ActivationQuantizer | LowRank], valid: Tensor | None):
+def _observing(observers: list[ActivationQuantizer | LowRank], padding: Padding | None):
     for observer in observers:
-        observer.observing, observer.valid = True, valid
+        observer.observing, observer.padding = True, padding
     try:
         yield
     finally:
         for observer in observers:
-            observer.observing, observer.valid = False, None
+            observer.observing, observer.padding = False, None
 
 
 __all__ = ["CaptureError", "calibrate_", "quantize_"]

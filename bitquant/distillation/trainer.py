@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from bitquant.coverage import require_student
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
-from bitquant.distillation.losses import hidden_loss, output_loss, pooled_loss
+from bitquant.distillation.losses import PROBLEM_TYPES, hidden_loss, output_loss, pooled_loss, problem_type_of
 from bitquant.distillation.meter import Meter
 from bitquant.distillation.optimizer import parameter_groups, rate
 from bitquant.distillation.state import TrainingState
-from bitquant.inputs import first_tensor, padding_mask, run
+from bitquant.inputs import first_tensor, followed, run
 from bitquant.nn import training
+from bitquant.padding import Padding
 from bitquant.quantize import calibrate_
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.quantizers.elastic import NAN_MESSAGE
@@ -48,6 +49,7 @@ def distill(
     output_weight: float = 1.0,
     pooled_weight: float = 0.0,
     extra_loss: Callable[[Any, Any], Tensor] | None = None,
+    problem_type: str | None = None,
     dropout: bool = False,
     fast_gradients: bool = True,
     seed: int = 0,
@@ -61,8 +63,8 @@ def distill(
     Args:
         student: a model after ``quantize_``.
         teacher: the float model it came from; runs in eval mode, without gradients.
-        batches: inputs as for ``example_inputs``; iterated again and again until ``steps`` are done. Tokens where a
-            dict's ``attention_mask`` is 0 carry no loss.
+        batches: inputs as for ``example_inputs``; iterated again and again until ``steps`` are done. Where a dict's
+            ``attention_mask`` is 0, its sequence carries no loss.
         steps: of each stage.
         chain: widths of the stages, such as ``"w1a8,w1a4,w1a1"``, or ``"bit"`` for BiT's; None for one stage at the
             student's own widths.
@@ -75,6 +77,9 @@ def distill(
             tokens, for encoders whose outputs are averaged, as sentence embeddings are.
         extra_loss: gets the student's and the teacher's outputs and gives a scalar that is added to the loss: what your
             own frozen head or decoder makes of both, say.
+        problem_type: what ``logits`` are, named as in transformers: ``"single_label_classification"`` (one of several
+            classes), ``"multi_label_classification"`` or ``"regression"``; None for what the teacher's configuration
+            says, and otherwise regression of a single logit and classes of more.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.
         fast_gradients: multiply gradients and levels in bfloat16 on processors with instructions for it. Resumed on one
@@ -94,6 +99,8 @@ def distill(
         raise ValueError(f"steps must be at least 1, got {steps}")
     if stage_teacher not in ("float", "previous"):
         raise ValueError(f"stage_teacher must be float or previous, got {stage_teacher!r}")
+    if problem_type not in (None, *PROBLEM_TYPES):
+        raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
     require_student(student)
     stages = parse_chain(chain) if chain else [widths_of(student)]
     settings = {
@@ -110,6 +117,7 @@ def distill(
         "output_weight": output_weight,
         "pooled_weight": pooled_weight,
         "extra_loss": extra_loss and getattr(extra_loss, "__qualname__", type(extra_loss).__qualname__),
+        "problem_type": problem_type or problem_type_of(teacher),
         "dropout": dropout,
         "fast_gradients": fast_gradients,
         "seed": seed,
@@ -173,19 +181,18 @@ class _Stage:
             hidden_states(teacher, blocks) as hidden_t,
         ):
             for step, batch in enumerate(itertools.islice(_cycle(self.batches), done, s["steps"]), start=done):
-                mask = padding_mask(batch)
-                with torch.no_grad():
+                with torch.no_grad(), followed(batch) as padding:
                     target = run(teacher, batch)
                 output = self._run(student, batch, step)
-                loss = s["output_weight"] * output_loss(output, target, mask)
+                loss = s["output_weight"] * output_loss(output, target, padding, s["problem_type"])
                 if s["pooled_weight"]:
-                    loss = loss + s["pooled_weight"] * pooled_loss(output, target, mask)
+                    loss = loss + s["pooled_weight"] * pooled_loss(output, target, padding)
                 if self.extra_loss is not None:
                     loss = loss + self.extra_loss(output, target)
                 if hidden_t:
-                    loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, mask)
+                    loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, padding)
                 self._step(student, optimizer, loss, step)
-                told = meter.update(step + 1, loss.item(), _tokens(batch, mask))
+                told = meter.update(step + 1, loss.item(), _tokens(batch, padding))
                 if self.progress is not None:
                     self.progress(told)
                 stop = interrupted()
@@ -227,7 +234,7 @@ def _cycle(batches: Iterable[Any]):
             raise ValueError("there is no data to distil on: batches is empty (give a list, not a spent iterator)")
 
 
-def _tokens(batch: Any, mask: Tensor | None) -> int:
-    if mask is not None:
-        return int(mask.sum())
+def _tokens(batch: Any, padding: Padding | None) -> int:
+    if padding is not None:
+        return padding.tokens
     return math.prod(first_tensor(batch).shape[:2])
