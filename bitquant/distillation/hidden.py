@@ -30,6 +30,8 @@ def hidden_states(model: nn.Module, paths: list[str]):
 
         return hook
 
+    if missing := lacking(model, paths):
+        raise ValueError(f"the model has no layer {missing[0]}: change student and teacher alike after quantize_")
     handles = [model.get_submodule(path).register_forward_hook(record(path)) for path in paths]
     handles.append(model.register_forward_pre_hook(begin, prepend=True))
     try:
@@ -37,6 +39,19 @@ def hidden_states(model: nn.Module, paths: list[str]):
     finally:
         for handle in handles:
             handle.remove()
+
+
+def lacking(model: nn.Module, paths: list[str]) -> list[str]:
+    """The paths that name no module of the model."""
+
+    def has(path: str) -> bool:
+        try:
+            model.get_submodule(path)
+        except AttributeError:
+            return False
+        return True
+
+    return [path for path in paths if not has(path)]
 
 
 def in_both(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> list[str]:

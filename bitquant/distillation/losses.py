@@ -85,7 +85,8 @@ def target_error(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tens
     error, power, spread = ((x.square() * weight).sum(0) for x in (student - teacher, teacher, teacher - mean))
     share = torch.maximum(spread * count / (count - 1).clamp(min=1), FLOOR * power)
     share = torch.where(count > 1, share, power)
-    return (error / share.clamp(min=1e-12).maximum(FLOOR * share.mean())).mean()
+    # a target that is the same for all samples has no variance to be a share of
+    return (error / share.clamp(min=1e-12).maximum(1e-8 * share.mean())).mean()
 
 
 def output_error(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:
