@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitquant.activations import replace_by_relu_
 from bitquant.adapters import refuse_adapters
@@ -21,18 +21,21 @@ from bitquant.capture import (
     check_model,
     check_values,
     discover,
+    ordinary,
     ordinary_,
     wrap_owners_,
 )
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.coverage import Report
 from bitquant.forms import quantize_layer_, quantized_product
-from bitquant.inputs import check_not_empty, padding_mask, run
+from bitquant.inputs import check_not_empty, followed, run
 from bitquant.memory_layout import align_
 from bitquant.nn.low_rank import LowRank
+from bitquant.padding import Padding
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.record import Record, is_quantized
+from bitquant.repeatable import repeatable
 from bitquant.widths import in_float
 
 
@@ -111,23 +114,27 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = Tru
     so far, by one forward a batch with all products in float; the scales beside them are of the new data alone.
 
     Args:
-        batches: inputs as for ``example_inputs``. In a dict, a 0/1 ``attention_mask`` (batch, time) or (batch, samples)
-            keeps padding out of the statistics.
+        batches: inputs as for ``example_inputs``, one in memory at a time; those of an iterator are kept in temporary
+            files where they are needed twice. A 0/1 ``attention_mask`` (batch, time) or (batch, samples) in a dict
+            keeps the padding of its own sequence out of the statistics.
         low_rank: False leaves those paths as they are, for a student that was trained already.
 
     Raises:
-        ValueError: there are no batches, or numbers that are not finite where there are float paths.
+        ValueError: there are no batches, an empty one, or numbers that are not finite where there are float paths.
     """
     paths = [module for module in model.modules() if isinstance(module, LowRank) and not module.packed]
-    if low_rank and paths:
-        batches = list(batches)
+    quantizers = [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
+    if not (low_rank and paths):
+        _observe_(model, batches, quantizers)
+        return
+    with repeatable(batches) as again:
         # before training, what 1-bit layers hand on says little of what they will
         with in_float(model):
-            _observe_(model, batches, paths)
+            _observe_(model, again, paths)
         for module in model.modules():
             if getattr(module, "float_path", None) in paths:
                 module.input_quantizer.forget()  # what other paths left of its input
-    _observe_(model, batches, [module for module in model.modules() if isinstance(module, ActivationQuantizer)])
+        _observe_(model, again, quantizers)
 
 
 def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[ActivationQuantizer | LowRank]) -> None:
@@ -137,8 +144,8 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
     batch = None
     try:
         with caches_dropped(model):  # what is computed while scales change is old afterwards
-            for batch in batches:
-                with _observing(observers, padding_mask(batch)):
+            for batch in map(ordinary, batches):
+                with followed(batch) as padding, _observing(observers, padding):
                     run(model, batch)
     finally:
         for module, mode in training.items():
@@ -148,14 +155,14 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
 
 
 @contextmanager
-def _observing(observers: list[ActivationQuantizer | LowRank], valid: Tensor | None):
+def _observing(observers: list[ActivationQuantizer | LowRank], padding: Padding | None):
     for observer in observers:
-        observer.observing, observer.valid = True, valid
+        observer.observing, observer.padding = True, padding
     try:
         yield
     finally:
         for observer in observers:
-            observer.observing, observer.valid = False, None
+            observer.observing, observer.padding = False, None
 
 
 __all__ = ["CaptureError", "calibrate_", "quantize_"]

@@ -78,5 +78,5 @@ def _check(batch: Any, number: int) -> None:
         what = f"its tensor {name!r}" if name else "it"
         raise ValueError(f"batch {number} is empty: {what} has the shape {tuple(tensor.shape)}")
     mask = padding_mask(batch)
-    if mask is not None and not bool(mask.any()):
+    if mask is not None and mask.tokens == 0:
         raise ValueError(f"batch {number} is all padding: its attention_mask holds no 1")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bitquant.distillation.hidden import lacking
 from bitquant.nn.weights import QuantizedLayer
 
 RANGES = {  # name -> (lowest, highest, whether the lowest is allowed)
@@ -75,8 +76,7 @@ def check_models(student: nn.Module, teacher: nn.Module, blocks: list[str]) -> N
             f"student and teacher share {len(shared)} parameter(s) that train, such as {shared[0]}: quantize a copy of "
             "the teacher (copy.deepcopy)"
         )
-    names = {name for name, _ in teacher.named_modules(remove_duplicate=False)}
-    if missing := [name for name in blocks if name not in names]:
+    if missing := lacking(teacher, blocks):
         raise ValueError(f"the teacher has no {missing[0]}, which the student learns from: give the model it came from")
     layers = {n: m for n, m in student.named_modules() if isinstance(m, QuantizedLayer)}
     frozen = [name for name, layer in layers.items() if not layer.weight.requires_grad]

@@ -13,21 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.caches import caches_dropped, drop_caches_
-from bitquant.capture import ordinary_
+from bitquant.capture import ordinary, ordinary_
 from bitquant.coverage import require_student
 from bitquant.distillation.batches import endless, lasting
 from bitquant.distillation.checks import check_losses, check_models, check_numbers, check_savable
 from bitquant.distillation.diagnosis import not_finite
 from bitquant.distillation.hidden import hidden_states
 from bitquant.distillation.interrupt import deferred_interrupt
-from bitquant.distillation.losses import hidden_loss, output_loss, pooled_loss
+from bitquant.distillation.losses import PROBLEM_TYPES, hidden_loss, output_loss, pooled_loss, problem_type_of
 from bitquant.distillation.meter import Meter
 from bitquant.distillation.optimizer import check_dtypes, parameter_groups, rate
 from bitquant.distillation.randomness import Randomness
 from bitquant.distillation.state import TrainingState
 from bitquant.distillation.wrappers import as_written, unwrapped
-from bitquant.inputs import first_tensor, padding_mask, run
+from bitquant.inputs import first_tensor, followed, run
 from bitquant.nn import training
+from bitquant.padding import Padding
 from bitquant.quantize import calibrate_
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.quantizers.elastic import NAN_MESSAGE
@@ -58,6 +59,7 @@ def distill(
     output_weight: float = 1.0,
     pooled_weight: float = 0.0,
     extra_loss: Callable[[Any, Any], Tensor] | None = None,
+    problem_type: str | None = None,
     dropout: bool = False,
     fast_gradients: bool = True,
     seed: int = 0,
@@ -74,8 +76,8 @@ def distill(
             ``DistributedDataParallel`` the model inside is trained; so for the teacher.
         teacher: the float model it came from; runs in eval mode, without gradients.
         batches: inputs as for ``example_inputs``; iterated again and again until ``steps`` are done: a list, a
-            ``DataLoader`` or any object whose ``__iter__`` starts anew. Tokens where a dict's ``attention_mask`` is 0
-            carry no loss.
+            ``DataLoader`` or any object whose ``__iter__`` starts anew. Where a dict's ``attention_mask`` is 0, its
+            sequence carries no loss.
         steps: of each stage.
         chain: widths of the stages, such as ``"w1a8,w1a4,w1a1"``, or ``"bit"`` for BiT's; None for one stage at the
             student's own widths.
@@ -84,10 +86,12 @@ def distill(
         lr: peak learning rate of weights, biases and norms. scale_lr: of the quantizers' scales.
         weight_decay: of the latent weights and float paths. warmup: share of the steps with a rising rate. clip:
             gradient norm.
-        hidden_weight, output_weight: weights of the two losses. pooled_weight: of a third, of the outputs' means over
-            tokens, for encoders whose outputs are averaged, as sentence embeddings are.
+        hidden_weight, output_weight: of the two losses. pooled_weight: of a third, of the outputs' means over tokens,
+            for outputs that are averaged, as sentence embeddings are.
         extra_loss: gets the student's and the teacher's outputs and gives a scalar that is added to the loss: what your
             own frozen head or decoder makes of both, say.
+        problem_type: of ``logits``, as transformers names it: one of ``losses.PROBLEM_TYPES``; None for what the
+            teacher's configuration says, else regression of a single logit and classes of more.
         dropout: train the student in training mode; otherwise its dropout, layer drop and masking stay off, so that it
             sees what the teacher sees.
         fast_gradients: multiply gradients and levels in bfloat16 on processors with instructions for it. Resumed on one
@@ -110,6 +114,8 @@ def distill(
     """
     if stage_teacher not in ("float", "previous"):
         raise ValueError(f"stage_teacher must be float or previous, got {stage_teacher!r}")
+    if problem_type not in (None, *PROBLEM_TYPES):
+        raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}")
     wrapper, student, teacher = student, unwrapped(student, "student"), unwrapped(teacher, "teacher")
     require_student(student)
     ordinary_(student)  # what an evaluation in inference mode left in it
@@ -129,6 +135,7 @@ def distill(
         "output_weight": output_weight,
         "pooled_weight": pooled_weight,
         "extra_loss": extra_loss and getattr(extra_loss, "__qualname__", type(extra_loss).__qualname__),
+        "problem_type": problem_type or problem_type_of(teacher),
         "dropout": dropout,
         "fast_gradients": fast_gradients,
         "seed": seed,
@@ -209,17 +216,17 @@ class _Stage:
         ):
             for step, batch in enumerate(itertools.islice(batches, done, None), start=done):
                 randomness.begin(MODELS, stage, step)
-                mask = padding_mask(batch)
-                with torch.no_grad():
+                batch = ordinary(batch)
+                with torch.no_grad(), followed(batch) as padding:
                     target = run(teacher, batch)
                 output = self._run(student, batch, step, target)
-                loss = s["output_weight"] * output_loss(output, target, mask)
+                loss = s["output_weight"] * output_loss(output, target, padding, s["problem_type"])
                 if s["pooled_weight"]:
-                    loss = loss + s["pooled_weight"] * pooled_loss(output, target, mask)
+                    loss = loss + s["pooled_weight"] * pooled_loss(output, target, padding)
                 if self.extra_loss is not None:
                     loss = loss + self._extra(output, target, step)
                 if hidden_t:
-                    loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, mask)
+                    loss = loss + s["hidden_weight"] * hidden_loss(hidden_s, hidden_t, padding)
                 if not math.isfinite(loss.item()):
                     taught = {"batch": batch, "teacher's layers": hidden_t, "teacher's outputs": target}
                     cause = not_finite(taught | {"student's layers": hidden_s, "student's outputs": output})
@@ -228,7 +235,7 @@ class _Stage:
                     )
                 self._step(student, optimizer, loss, step)
                 drop_caches()
-                told = meter.update(step + 1, loss.item(), _tokens(batch, mask))
+                told = meter.update(step + 1, loss.item(), _tokens(batch, padding))
                 if self.progress is not None:
                     self.progress(told)
                 stop = interrupted()
@@ -289,7 +296,5 @@ def _no_autocast(student: nn.Module) -> torch.autocast:
     return torch.autocast(device, enabled=False)
 
 
-def _tokens(batch: Any, mask: Tensor | None) -> int:
-    if mask is not None:
-        return int(mask.sum())
-    return math.prod(first_tensor(batch).shape[:2])
+def _tokens(batch: Any, padding: Padding | None) -> int:
+    return padding.tokens if padding is not None else math.prod(first_tensor(batch).shape[:2])

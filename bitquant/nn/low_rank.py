@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitquant.masks import valid_tokens
 from bitquant.nn.exact import exact
+from bitquant.padding import Padding
 from bitquant.quantizers import OptionalState
 
 ITERATIONS = 4  # of the power method
@@ -48,7 +48,7 @@ class LowRank(OptionalState):
             else:
                 self.register_parameter(name, nn.Parameter(factor))
         self.observing = False
-        self.valid: Tensor | None = None
+        self.padding: Padding | None = None  # of the batch that is observed
         self._seen: Tensor | None = None  # (rank, in_features): the directions so far, as long as their power's root
 
     @classmethod
@@ -109,7 +109,9 @@ class LowRank(OptionalState):
 
         ValueError: an input is NaN or infinite.
         """
-        tokens = valid_tokens(vectors, self.valid).reshape(-1, vectors.shape[-1]).cpu()
+        valid = None if self.padding is None else self.padding.valid(vectors)
+        tokens = vectors if valid is None else vectors[valid.any(-1).expand(vectors.shape[:-1])]
+        tokens = tokens.reshape(-1, vectors.shape[-1]).cpu()
         if not bool(torch.isfinite(tokens).all()):
             raise ValueError("a layer is given NaN or infinity: calibration needs finite numbers")
         rows = tokens if self._seen is None else torch.cat([self._seen, tokens])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitquant.masks import valid_tokens
+from bitquant.padding import Padding
 
 from .elastic import check_numbers, effective_scale, signed_levels, unit_levels
 from .integer import FLOAT_BITS, integer_levels, level_range
@@ -44,7 +44,7 @@ class ActivationQuantizer(OptionalState):
         self.shift = None if shift is None else nn.Parameter(shift)
         self.register_buffer("observed", torch.zeros(2, dtype=torch.float64, device=device))
         self.observing = False
-        self.valid: Tensor | None = None
+        self.padding: Padding | None = None  # of the batch that is observed
 
     @property
     def range(self) -> tuple[int, int]:
@@ -78,9 +78,11 @@ class ActivationQuantizer(OptionalState):
     def _observe(self, x: Tensor) -> None:
         check_numbers(x)
         z = (x if self.shift is None else x + self.shift).abs()
-        values = valid_tokens(z, self.valid)
+        valid = None if self.padding is None else self.padding.valid(x)
+        values = z if valid is None else z[valid.expand(z.shape)]
         self.observed += torch.stack([values.sum(dtype=torch.float64), self.observed.new_tensor(values.numel())])
-        self._start()
+        if values.numel():
+            self._start()
 
     def _start(self) -> None:
         mean = self.observed[0] / self.observed[1].clamp(min=1)
