@@ -27,6 +27,18 @@ class Call:
 
 
 _recorded: list[Call] | None = None
+_exporting = False  # not torch's own flag, which reads False in a strict export
+
+
+@contextmanager
+def exporting():
+    """Within, layers give nodes in place of values."""
+    global _exporting
+    before, _exporting = _exporting, True
+    try:
+        yield
+    finally:
+        _exporting = before
 
 
 @contextmanager
@@ -50,14 +62,14 @@ def emit(
     levels: dict[int, Callable[[Tensor], Tensor]],
     **attributes: Any,
 ) -> Tensor:
-    """What ``layer`` gives: a node of ``function`` while torch exports, else ``run()``, recorded if that is asked for.
+    """What ``layer`` gives: a node of ``function`` while ``exporting``, else ``run()``, recorded if that is asked for.
 
     Args:
         layer: its ``path`` in the model names the node.
         inputs: fp32, int or bool tensors, in the order of the function's. shape: of the output, fp32.
         levels: see :class:`Call`. attributes: int, string or list of int.
     """
-    if torch.onnx.is_in_onnx_export():
+    if _exporting:
         attributes[LAYER] = layer.path
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{function}", inputs, attributes, dtype=torch.float32, shape=tuple(shape), version=1
