@@ -27,6 +27,7 @@ class Call:
 
 
 _recorded: list[Call] | None = None
+_symbolic = torch._dynamo.dont_skip_tracing(torch.onnx.ops.symbolic)  # a strict export refuses to look inside
 _exporting = False  # not torch's own flag, which reads False in a strict export
 
 
@@ -71,7 +72,7 @@ def emit(
     """
     if _exporting:
         attributes[LAYER] = layer.path
-        return torch.onnx.ops.symbolic(
+        return _symbolic(
             f"{DOMAIN}::{function}", inputs, attributes, dtype=torch.float32, shape=tuple(shape), version=1
         )
     output = run()

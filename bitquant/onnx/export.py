@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, dynamic: Any) -> Model
                 (),
                 kwargs=dict(inputs),
                 dynamo=True,
-                dynamic_shapes=_shapes(inputs, dynamic),
+                dynamic_shapes=_shapes(model, inputs, dynamic),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -66,8 +67,8 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, dynamic: Any) -> Model
     return program.model_proto
 
 
-def _shapes(inputs: Mapping[str, Any], dynamic: Any) -> dict[str, Any] | None:
-    """torch's description of what may vary."""
+def _shapes(model: nn.Module, inputs: Mapping[str, Any], dynamic: Any) -> dict[str, Any] | None:
+    """torch's description of what may vary, nested as the forward takes it."""
     if dynamic is False:
         return None
     found = tensors(inputs)
@@ -77,7 +78,8 @@ def _shapes(inputs: Mapping[str, Any], dynamic: Any) -> dict[str, Any] | None:
         raise ValueError(f"dynamic names {sorted(unknown)[0]!r}; the inputs are {', '.join(found)}")
     else:
         chosen = {name: dict.fromkeys(dynamic.get(name, ()), torch.export.Dim.DYNAMIC) for name in found}
-    return {name: chosen.get(name) for name in inputs}
+    bound = inspect.signature(model.forward).bind(**{name: chosen.get(name) for name in inputs})
+    return dict(bound.arguments)
 
 
 def _cause(error: BaseException) -> str:

@@ -22,9 +22,8 @@ def name_values_(model, inputs: list[str], outputs: list[str]) -> None:
     """
     from onnx_ir.passes.common import NameFixPass
 
-    passed_through = {f"{name}_orig": name for name in inputs}  # what torch calls an input that is also an output
-    for value in model.graph.inputs:
-        value.name = passed_through.get(value.name, value.name)
+    for value, name in zip(model.graph.inputs, inputs, strict=True):
+        value.name = name
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = f"output.{name}" if name in inputs else name
     NameFixPass()(model)
