@@ -72,7 +72,8 @@ class PackedAttention(FixedDtype):
         if enable_gqa:
             key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
         if not query.shape == key.shape == value.shape:
-            key, value = (t.expand(*query.shape[:-2], *t.shape[-2:]) for t in (key, value))
+            lead = torch.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+            query, key, value = (t.expand(*lead, *t.shape[-2:]) for t in (query, key, value))
         keep = None
         if attn_mask is not None or is_causal:
             keep = keep_mask(attn_mask, is_causal, query.shape[-2], key.shape[-2], device=query.device)
