@@ -34,7 +34,7 @@ class Capture:
         path (str): "fx", "fall-back", or "float" where neither computes what the original does.
         reason (str | None): why it is not "fx".
         graphs (dict): call key -> graphs, latest first.
-        frozen (Rewritten | None): the one graph to run, for calls with `frozen_key`.
+        frozen (dict): call key -> the one graph to run for such calls; empty where it is not frozen.
     """
 
     children: dict[str, str] = field(default_factory=dict)
@@ -43,12 +43,11 @@ class Capture:
     path: str = "fx"
     reason: str | None = None
     graphs: dict[tuple, list[Rewritten]] = field(default_factory=dict)
-    frozen: Rewritten | None = None
-    frozen_key: tuple = ()
+    frozen: dict[tuple, Rewritten] = field(default_factory=dict)
 
     def __deepcopy__(self, memo):
         graphs = {key: list(found) for key, found in self.graphs.items()}
-        return Capture(**copy.deepcopy(self.record()), graphs=graphs, frozen=self.frozen, frozen_key=self.frozen_key)
+        return Capture(**copy.deepcopy(self.record()), graphs=graphs, frozen=dict(self.frozen))
 
     def record(self) -> dict:
         """The part that goes into a checkpoint, as plain data; graphs are traced again."""
@@ -72,11 +71,11 @@ class OwnerMixin:
 
     def forward(self, *args, **kwargs):
         capture = self._capture
-        if capture.frozen is not None:
+        if capture.frozen:
             leaves, key = flatten(args, kwargs)
-            if key != capture.frozen_key:
+            if key not in capture.frozen:
                 raise CaptureError(f"{type(self).__name__} is frozen for calls of another kind")
-            return capture.frozen(self, leaves)
+            return capture.frozen[key](self, leaves)
         if capture.path == "fx":
             try:
                 leaves, key = flatten(args, kwargs)

@@ -132,5 +132,5 @@ def code(model: nn.Module, path: str) -> str:
     if capture.path != "fx":
         return f"# no graph: {capture.reason}\n"
     graphs = [graph for found in capture.graphs.values() for graph in found]
-    graphs = [capture.frozen] if capture.frozen is not None else graphs
+    graphs = list(capture.frozen.values()) or graphs
     return "\n".join(graph.source.strip() + "\n" for graph in graphs)
