@@ -258,6 +258,15 @@ def test_scales_are_finite_and_positive(tmp_path, name, value):
     refused(tmp_path / "out", lambda meta: None, f"{name} holds a value that is not positive and finite")
 
 
+def test_a_long_reason_is_cut_when_saved(tmp_path):
+    model = saved(tmp_path / "first")
+    model._bitquant.rows[0].note = "why " * 10**5
+    model.layers[0]._capture.reason = "because " * 10**5
+    bitquant.save(model, tmp_path / "out")
+    again = bitquant.load(tmp_path / "out", model=Plain())
+    assert len(again._bitquant.rows[0].note) == len(again.layers[0]._capture.reason) == 1000
+
+
 def test_a_long_message_is_cut(tmp_path):
     saved(tmp_path / "out")
     refused(tmp_path / "out", lambda meta: meta["structure"]["owners"].update({"x" * 10**6: OWNER}), "owners")

@@ -10,7 +10,7 @@ from torch import nn
 from bitquant.activations import set_relu_, smooth_activations
 from bitquant.capture import mutate_class_, owners, restore_owner_
 from bitquant.config import QuantConfig
-from bitquant.fields import shown
+from bitquant.fields import LONGEST, shown
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.conv import PackedConv
@@ -46,7 +46,12 @@ def structure(model: nn.Module) -> dict[str, Any]:
     for path, module in model.named_modules():
         if (kind := _kind(module)) is not None:
             modules[path] = {"type": kind, **module.spec()}
-    return {"record": record_of(model).to_dict(), "modules": modules, "owners": owners(model)}
+    record, rewritten = record_of(model).to_dict(), owners(model)
+    for row in record["rows"]:
+        row["note"] = row["note"] and row["note"][:LONGEST]
+    for path, owner in rewritten.items():
+        rewritten[path] = {**owner, "reason": owner["reason"] and owner["reason"][:LONGEST]}
+    return {"record": record, "modules": modules, "owners": rewritten}
 
 
 def _kind(module: nn.Module) -> str | None:

@@ -80,7 +80,7 @@ def _outcome(subject, directory, config, resealed):
     except Exception as error:
         if not resealed:
             raise Fault(f"{subject.name}: loaded, and the first call failed: {str(error)[:300]}") from error
-        if isinstance(error, ValueError) and any(words in str(error) for words in SAID):
+        if isinstance(error, ValueError | RuntimeError) and any(words in str(error) for words in SAID):
             _sentence(error)
             return "another model, which refuses its input"
         if _float_fails(subject, config):
