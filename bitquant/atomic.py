@@ -71,20 +71,30 @@ def replacing(directory, *, overwrite=False, replaceable=lambda directory: False
 @contextmanager
 def replacing_file(file):
     """Yields a temporary name beside a file, of the same suffix, to write: it takes the file's place when the block
-    succeeds, and is gone otherwise. What a kill leaves there is overwritten the next time.
+    succeeds, and is gone otherwise, with parents that were made for it. What a kill leaves there is overwritten the
+    next time.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written: known before the block begins.
     """
     file = _resolve(file)
     fresh = file.with_name(f".{file.stem}.new{file.suffix}")
+    try:
+        made = _make_parents(file)
+        fresh.touch()
+    except OSError as error:
+        raise OSError(f"output {file} cannot be written: {error.strerror}") from None
     try:
         yield fresh
         with open(fresh, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(fresh, file)
-    finally:
+    except BaseException:
         fresh.unlink(missing_ok=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def write(file, content):

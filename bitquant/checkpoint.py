@@ -15,9 +15,10 @@ from torch import nn
 
 from bitquant.atomic import check_replaceable, replacing, sync, write
 from bitquant.fields import shown
+from bitquant.memory_layout import lay_out_, layout
 from bitquant.metadata import FORMAT_VERSION, METHOD, check_metadata, digest
 from bitquant.metadata import digest_file as digest_file
-from bitquant.skeleton import build_skeleton, check_geometry
+from bitquant.skeleton import attention_of, build_skeleton, check_geometry
 from bitquant.sources import PREPROCESSOR, TOKENIZER, WEIGHTS, model_directory, read_config, read_headers, weight_files
 from bitquant.sources.factory import make
 
@@ -61,6 +62,8 @@ def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, facto
             "sha256": "",
             "tied": tied,
             "structure": structure(model),
+            "layout": layout(model),
+            "attention": attention_of(model),
             **({"factory": factory} if factory else {}),
         }
         config = json.loads(json.dumps(config))  # as it will be read: keys are text
@@ -73,6 +76,7 @@ def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, facto
                 write(target / name, Path(file).read_bytes())
 
 
+@torch.inference_mode(False)
 def load(directory, *, model=None, allow_factory=False):
     """Rebuilds a saved model, in eval mode on the CPU.
 
@@ -106,7 +110,9 @@ def load(directory, *, model=None, allow_factory=False):
         skeleton = _without_weights(model)
     elif "model_type" in config:
         # one packed bit is the least that a value of the float model can have become
-        skeleton = build_skeleton(config, tensors=len(found), elements=8 * file.stat().st_size)
+        skeleton = build_skeleton(
+            config, tensors=len(found), elements=8 * file.stat().st_size, attention=meta["attention"]
+        )
     elif "factory" in meta:
         if not allow_factory:
             raise ValueError(
@@ -134,8 +140,7 @@ def load(directory, *, model=None, allow_factory=False):
             raise ValueError(f"{directory} does not determine the value of {shown(name)}")
     check_values(skeleton)
     _tie(skeleton, meta["tied"])
-    if hasattr(skeleton, "tie_weights"):
-        skeleton.tie_weights()
+    lay_out_(skeleton, meta["layout"])
     return skeleton.eval()
 
 
@@ -238,8 +243,13 @@ def _compare(expected, found, directory):
 
 
 def _without_weights(model):
-    """A copy whose parameters have no memory; buffers keep their values."""
-    memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    """A copy whose parameters, and buffers that are saved, have no memory; other buffers keep their values."""
+    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    memo = {id(buffer): buffer.detach().to("meta") for buffer in model.buffers() if id(buffer) in saved}
+    memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    # a weight that a hook makes of others at each call has a gradient, and torch copies no such tensor
+    made = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf]
+    memo |= {id(tensor): tensor.detach() for tensor in made}
     return copy.deepcopy(model, memo)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitquant.caches import caches_dropped
+from bitquant.capture import check_model
 from bitquant.config import ConfigLike, QuantConfig
-from bitquant.distillation.losses import output_loss
-from bitquant.inputs import padding_mask, run
+from bitquant.distillation.losses import output_loss, problem_type_of
+from bitquant.inputs import followed, run
 from bitquant.quantize import calibrate_, quantize_
 from bitquant.record import record_of
 
@@ -111,6 +113,7 @@ def sensitivity(
     Raises:
         ValueError: no batches, or what ``quantize_`` refuses.
     """
+    check_model(model)
     config = QuantConfig.of(config)
     batches = list(batches)
     if not batches:
@@ -121,13 +124,17 @@ def sensitivity(
     quantize_(student, wide, batches[0])
     calibrate_(student, batches)
     record = record_of(student)
-    expected = [run(student, batch) for batch in batches]
+    expected = []
+    for batch in batches:
+        with followed(batch) as padding:
+            expected.append((run(student, batch), padding))
 
     def loss() -> float:
-        losses = [
-            output_loss(run(student, batch), target, padding_mask(batch))
-            for batch, target in zip(batches, expected, strict=True)
-        ]
+        with caches_dropped(student):  # what was computed at other widths
+            losses = [
+                output_loss(run(student, batch), target, padding, problem_type_of(model))
+                for batch, (target, padding) in zip(batches, expected, strict=True)
+            ]
         return torch.stack(losses).mean().item()
 
     rows = []

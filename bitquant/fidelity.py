@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from bitquant.inputs import first_tensor, named_tensors, padding_mask
-from bitquant.masks import mask_for, mean_pool
+from bitquant.distillation.losses import of_classes, problem_type_of
+from bitquant.inputs import first_tensor, followed, named_tensors
+from bitquant.masks import mean_pool
 
 
 @torch.no_grad()
@@ -18,7 +19,8 @@ def outputs(model, batches):
         batches (Iterable[dict]): keyword arguments of the model, ``attention_mask`` (B, T) optional.
 
     Returns:
-        dict[str, Tensor]: ``embeddings`` float32 (N, D); ``classes`` int64 (M,) of all positions in a row.
+        dict[str, Tensor]: ``embeddings`` float32 (N, D); ``classes`` int64 (M,) of all positions in a row, where the
+        logits are of classes.
     """
     encoder = getattr(model, "base_model", model)
     training, seen = model.training, {}
@@ -27,27 +29,27 @@ def outputs(model, batches):
     rows = {"embeddings": [], "classes": []}
     try:
         for batch in batches:
-            mask = padding_mask(batch)
-            logits = named_tensors(model(**batch)).get("logits")
-            rows["embeddings"].append(_pool(first_tensor(seen["hidden"]), mask))
-            if logits is not None:
-                rows["classes"].append(_choose(logits, mask))
+            with followed(batch) as padding:
+                logits = named_tensors(model(**batch)).get("logits")
+            hidden = first_tensor(seen["hidden"])
+            rows["embeddings"].append(_pool(hidden, padding and padding.valid(hidden)))
+            if logits is not None and of_classes(logits, problem_type_of(model)):
+                rows["classes"].append(_choose(logits, padding and padding.valid(logits)))
     finally:
         hook.remove()
         model.train(training)
     return {name: torch.cat(parts) for name, parts in rows.items() if parts}
 
 
-def _pool(hidden, mask):
+def _pool(hidden, valid):
     if hidden.dim() != 3:  # one vector a sample, or a feature map (B, C, H, W)
         return (hidden.flatten(2).mean(2) if hidden.dim() > 3 else hidden.flatten(1)).float()
-    return mean_pool(hidden, mask).float()
+    return mean_pool(hidden, valid).float()
 
 
-def _choose(logits, mask):
+def _choose(logits, valid):
     classes = logits.argmax(-1)
-    mask = mask_for(mask, logits.shape) if logits.dim() == 3 else None
-    return classes.flatten() if mask is None else classes[mask]
+    return classes.flatten() if valid is None else classes[valid.any(-1).expand(classes.shape)]
 
 
 def mean_cosine(teacher, student):

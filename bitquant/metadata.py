@@ -26,6 +26,7 @@ from bitquant.fields import (
 from bitquant.packed.specification import FIELDS, FLOAT, check_spec
 from bitquant.plan import REASONS
 from bitquant.record import Row
+from bitquant.skeleton import ATTENTION
 
 METHOD = "bitquant"
 FORMAT_VERSION = 2
@@ -36,8 +37,11 @@ _META = {
     "sha256": name,
     "tied": object_of(name),
     "structure": anything,
+    "layout": anything,
+    "attention": one_of(None, *ATTENTION),
     "factory": name,
 }
+_LAYOUT = {"strides": anything, "frozen": list_of(name)}  # the rest is checked where the tensors are known
 _STRUCTURE = {"record": anything, "modules": object_of(anything), "owners": object_of(anything)}
 _CONFIG = {
     **{key: one_of(*allowed) for key, allowed in configuration.CHOICES.items()},
@@ -121,6 +125,7 @@ def check_metadata(meta: dict[str, Any]) -> None:
     says: a missing or unknown field, a value of another type or out of its bounds, layers and products that the record
     of them does not have."""
     check_object(meta, _META, "quantization_config", optional=frozenset({"factory"}))
+    check_object(meta["layout"], _LAYOUT, "the layout")
     structure = meta["structure"]
     check_object(structure, _STRUCTURE, "the structure")
     record, modules, owners = structure["record"], structure["modules"], structure["owners"]

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bitquant.activations import replace_by_relu_
-from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
+from bitquant.adapters import refuse_adapters
+from bitquant.caches import caches_dropped, drop_caches_
+from bitquant.capture import (
+    CaptureError,
+    Discovery,
+    Site,
+    Snapshot,
+    check_model,
+    check_values,
+    discover,
+    ordinary,
+    ordinary_,
+    wrap_owners_,
+)
 from bitquant.config import ConfigLike, QuantConfig
+from bitquant.coverage import Report
 from bitquant.forms import quantize_layer_, quantized_product
-from bitquant.inputs import padding_mask, run
+from bitquant.inputs import check_not_empty, followed, run
+from bitquant.memory_layout import align_
 from bitquant.nn.low_rank import LowRank
+from bitquant.padding import Padding
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
 from bitquant.record import Record, is_quantized
+from bitquant.repeatable import repeatable
 from bitquant.widths import in_float
 
 
+@torch.inference_mode(False)
 def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any = None) -> None:
     """Swap the linear, embedding and attention products of a trained encoder for trainable 1-bit ones, in place.
 
@@ -33,26 +52,36 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
         example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
 
     Raises:
-        ValueError: no or unusable example inputs, an unknown preset or field, a rule that matches nothing, or a
-            model that is quantized already.
+        ValueError: no or unusable example inputs, an unknown preset or field, a rule that matches nothing, a model
+            that is quantized already, compiled, exported or without weights, or adapters that are not merged.
+        UserWarning: little of the model can be quantized.
     """
     config = QuantConfig.of(config)
     if is_quantized(model):
         raise ValueError("this model is quantized already; start from the float model")
-    discovery = discover(model, example_inputs)
+    check_model(model)
+    check_values(model)
+    check_not_empty(example_inputs)
+    refuse_adapters(model, config)
+    drop_caches_(model)  # a graph would take what a cache holds for a constant
     before, replaced = Snapshot(model), []
     try:
+        ordinary_(model)
+        align_(model)
+        discovery = discover(model, example_inputs)
         if config.relu:
             replaced = replace_by_relu_(model, Plan(model, discovery, config).blocks)
             discovery = discover(model, example_inputs)
         plan = _swap_(model, discovery, config, example_inputs)
         beside = plan.rows_beside()
         total_macs = discovery.total_macs + sum(row.macs for row in beside)
-        model._bitquant = Record(config, plan.rows() + beside, total_macs, plan.blocks, replaced)
+        model._bitquant = record = Record(config, plan.rows() + beside, total_macs, plan.blocks, replaced)
         calibrate_(model, [example_inputs])
     except BaseException:
         before.restore()
         raise
+    if (warning := Report(record.rows, total_macs).warning) is not None:
+        warnings.warn(warning, stacklevel=3)  # of the caller, past the decorator
 
 
 def _swap_(model: nn.Module, discovery: Discovery, config: QuantConfig, example_inputs: Any) -> Plan:
@@ -77,6 +106,7 @@ def _swap_(model: nn.Module, discovery: Discovery, config: QuantConfig, example_
     return _swap_(model, discovery, config, example_inputs)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = True) -> None:
     """Set the scale of every activation binarizer from data, in place: one forward a batch, running means. Where there
@@ -84,23 +114,27 @@ def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = Tru
     so far, by one forward a batch with all products in float; the scales beside them are of the new data alone.
 
     Args:
-        batches: inputs as for ``example_inputs``. In a dict, a 0/1 ``attention_mask`` (batch, time) or (batch, samples)
-            keeps padding out of the statistics.
+        batches: inputs as for ``example_inputs``, one in memory at a time; those of an iterator are kept in temporary
+            files where they are needed twice. A 0/1 ``attention_mask`` (batch, time) or (batch, samples) in a dict
+            keeps the padding of its own sequence out of the statistics.
         low_rank: False leaves those paths as they are, for a student that was trained already.
 
     Raises:
-        ValueError: there are no batches, or numbers that are not finite where there are float paths.
+        ValueError: there are no batches, an empty one, or numbers that are not finite where there are float paths.
     """
     paths = [module for module in model.modules() if isinstance(module, LowRank) and not module.packed]
-    if low_rank and paths:
-        batches = list(batches)
+    quantizers = [module for module in model.modules() if isinstance(module, ActivationQuantizer)]
+    if not (low_rank and paths):
+        _observe_(model, batches, quantizers)
+        return
+    with repeatable(batches) as again:
         # before training, what 1-bit layers hand on says little of what they will
         with in_float(model):
-            _observe_(model, batches, paths)
+            _observe_(model, again, paths)
         for module in model.modules():
             if getattr(module, "float_path", None) in paths:
                 module.input_quantizer.forget()  # what other paths left of its input
-    _observe_(model, batches, [module for module in model.modules() if isinstance(module, ActivationQuantizer)])
+        _observe_(model, again, quantizers)
 
 
 def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[ActivationQuantizer | LowRank]) -> None:
@@ -109,9 +143,10 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
     model.eval()
     batch = None
     try:
-        for batch in batches:
-            with _observing(observers, padding_mask(batch)):
-                run(model, batch)
+        with caches_dropped(model):  # what is computed while scales change is old afterwards
+            for batch in map(ordinary, batches):
+                with followed(batch) as padding, _observing(observers, padding):
+                    run(model, batch)
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -120,14 +155,14 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
 
 
 @contextmanager
-def _observing(observers: list[ActivationQuantizer | LowRank], valid: Tensor | None):
+def _observing(observers: list[ActivationQuantizer | LowRank], padding: Padding | None):
     for observer in observers:
-        observer.observing, observer.valid = True, valid
+        observer.observing, observer.padding = True, padding
     try:
         yield
     finally:
         for observer in observers:
-            observer.observing, observer.valid = False, None
+            observer.observing, observer.padding = False, None
 
 
 __all__ = ["CaptureError", "calibrate_", "quantize_"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -103,3 +103,21 @@ def record_of(model: nn.Module) -> Record:
     if not is_quantized(model):
         raise ValueError("this model is not quantized: call bitquant.quantize_(model, config, example_inputs) first")
     return model._bitquant
+
+
+def present_record(model: nn.Module) -> Record:
+    """The record of a quantized model, without what was removed from the model since. ValueError as ``record_of``."""
+    record, paths = record_of(model), {path for path, _ in model.named_modules(remove_duplicate=False)}
+
+    def stays(path: str, in_owner: bool) -> bool:
+        return path in paths or (in_owner and path.rpartition(".")[0] in paths)
+
+    rows = [row for row in record.rows if stays(row.path, row.role not in ("weight", "low-rank"))]
+    macs = sum(row.macs for row in rows) - sum(row.macs for row in record.rows)
+    return replace(
+        record,
+        rows=rows,
+        total_macs=record.total_macs + macs,
+        blocks=[path for path in record.blocks if stays(path, False)],
+        relu=[path for path in record.relu if stays(path, True)],
+    )

@@ -16,6 +16,7 @@ from torch.nn.modules.module import (
 from bitquant.fields import LARGEST, first_line, shown
 
 MAX_LABELS = 1_000_000
+ATTENTION = ("eager", "sdpa")  # attention in plain torch, the only ones that are loaded again
 BUFFERS = 1 << 26  # values that buffers may hold beside those that go with the weights
 # never taken from a file, at any depth: they would pick code, kernels, other files or another quantizer to load with
 _NOT_FROM_FILE = {
@@ -86,13 +87,20 @@ def model_class(config):
     return parsed, cls[0] if isinstance(cls, tuple) else cls
 
 
-def build_skeleton(config, *, tensors, elements):
+def attention_of(model):
+    """Which of ``ATTENTION`` a transformers model runs, by which its float attention rounds; None for any other."""
+    name = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return name if name in ATTENTION else None
+
+
+def build_skeleton(config, *, tensors, elements, attention=None):
     """Builds the model with parameters on the meta device and real buffers, in float32 and eval mode.
 
     Args:
         config (dict): contents of ``config.json``.
         tensors (int): parameters in the weights file; four times as many are too many.
         elements (int): values these hold together; likewise.
+        attention (str, optional): one of ``ATTENTION``; the architecture's own choice by default.
 
     Returns:
         nn.Module: buffers outside the state_dict (position ids, frequencies) have their values.
@@ -108,7 +116,7 @@ def build_skeleton(config, *, tensors, elements):
             with _bounded(tensors, elements), torch.device("meta"):
                 cls._from_config(parsed, dtype=torch.float32)
             with _bounded(tensors, elements):
-                return cls._from_config(parsed, dtype=torch.float32).eval()
+                return cls._from_config(parsed, dtype=torch.float32, attn_implementation=attention).eval()
     except _TooLarge as error:
         raise ValueError(f"config.json does not fit the weights file: {error}") from None
     except Exception as error:

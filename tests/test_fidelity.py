@@ -56,12 +56,12 @@ def test_classes_are_compared_where_there_are_logits():
     class Head(torch.nn.Module):
         def __init__(self, *classes):
             super().__init__()
-            self.classes = torch.nn.functional.one_hot(torch.tensor([classes])).float()
+            self.classes = torch.nn.functional.one_hot(torch.tensor(classes)).float()
 
-        def forward(self, attention_mask=None):
-            return {"logits": self.classes}
+        def forward(self, ids, attention_mask=None):
+            return {"logits": self.classes[ids]}
 
-    batch = {"attention_mask": torch.tensor([[1, 1, 1, 0]])}
+    batch = {"ids": torch.tensor([[0, 1, 2, 3]]), "attention_mask": torch.tensor([[1, 1, 1, 0]])}
     teacher, student = (outputs(Head(*classes), [batch] * 3) for classes in ((0, 1, 2, 0), (0, 2, 2, 1)))
     assert teacher["classes"].tolist() == [0, 1, 2] * 3
     assert fidelity(teacher, student)["argmax"] == pytest.approx(2 / 3)

@@ -63,8 +63,8 @@ def test_one_bit(name, preset):
     for kind, model in (("student", student), ("packed", packed)):
         rebuilt[kind] = copy.deepcopy(teacher)
         described = json.loads(json.dumps(structure(model)))
-        head = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "sha256": "", "tied": {}}
-        check_metadata({**head, "structure": described})
+        head = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "sha256": "", "tied": {}, "attention": None}
+        check_metadata({**head, "structure": described, "layout": {"strides": {}, "frozen": []}})
         restore_(rebuilt[kind], described)
         rebuilt[kind].load_state_dict(model.state_dict())
         rebuilt[kind].eval()

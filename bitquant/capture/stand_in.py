@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from .functions import function_name
@@ -19,7 +20,8 @@ class StandIn(torch.Tensor):
     """
 
     def __new__(cls, shape, dtype, device, key=None):
-        self = torch.empty(tuple(shape), dtype=dtype, device="meta").as_subclass(cls)
+        with _disable_current_modes():  # an exporter's mode would make a tensor of a kind of its own
+            self = torch.empty(tuple(shape), dtype=dtype, device="meta").as_subclass(cls)
         self.place, self.form = torch.device(device), WHOLE
         self.key = self if key is None else key
         return self

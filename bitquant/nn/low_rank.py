@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bitquant.masks import valid_tokens
 from bitquant.nn.exact import exact
+from bitquant.padding import Padding
 from bitquant.quantizers import OptionalState
 
 ITERATIONS = 4  # of the power method
@@ -40,14 +40,15 @@ class LowRank(OptionalState):
     ):
         super().__init__()
         self.packed = packed
-        down, up = torch.eye(rank, in_features, device=device), torch.zeros(out_features, rank, device=device)
+        down = torch.eye(rank, in_features, dtype=torch.float32, device=device)
+        up = torch.zeros(out_features, rank, dtype=torch.float32, device=device)
         for name, factor in (("down", down), ("up", up)):
             if packed:
                 self.register_buffer(name, factor.half())
             else:
                 self.register_parameter(name, nn.Parameter(factor))
         self.observing = False
-        self.valid: Tensor | None = None
+        self.padding: Padding | None = None  # of the batch that is observed
         self._seen: Tensor | None = None  # (rank, in_features): the directions so far, as long as their power's root
 
     @classmethod
@@ -82,7 +83,8 @@ class LowRank(OptionalState):
         Returns:
             What ``product`` gave, the path added, in the dtype of x.
         """
-        with exact(x):
+        # what is packed has no gradient: its bits cannot follow one
+        with exact(x), torch.set_grad_enabled(torch.is_grad_enabled() and not self.packed):
             floats = x.float()
             if self.observing:
                 self.observe(floats.detach().movedim(dim, -1), weight())
@@ -107,7 +109,9 @@ class LowRank(OptionalState):
 
         ValueError: an input is NaN or infinite.
         """
-        tokens = valid_tokens(vectors, self.valid).reshape(-1, vectors.shape[-1]).cpu()
+        valid = None if self.padding is None else self.padding.valid(vectors)
+        tokens = vectors if valid is None else vectors[valid.any(-1).expand(vectors.shape[:-1])]
+        tokens = tokens.reshape(-1, vectors.shape[-1]).cpu()
         if not bool(torch.isfinite(tokens).all()):
             raise ValueError("a layer is given NaN or infinity: calibration needs finite numbers")
         rows = tokens if self._seen is None else torch.cat([self._seen, tokens])
@@ -142,7 +146,7 @@ def _principal(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         _, lengths, directions = torch.svd_lowrank(rows, q=min(2 * rank, *rows.shape), niter=ITERATIONS)
         lengths, directions = lengths[:rank], directions[:, :rank]
         if (missing := rank - len(lengths)) > 0:
-            others = torch.randn(rows.shape[1], missing)
+            others = torch.randn(rows.shape[1], missing, dtype=rows.dtype)
             others -= directions @ (directions.T @ others)
             directions = torch.cat([directions, torch.linalg.qr(others).Q], dim=1)
             lengths = F.pad(lengths, (0, missing))

@@ -37,11 +37,11 @@ def export_onnx(
         model: after ``convert_``; not changed.
         example_inputs: a tensor, a tuple, or a dict of keyword arguments; an optional input that is left out is left
             out of the file too.
-        path: replaced whole or not at all.
+        path: replaced whole or not at all; its folder is made.
         dynamic: True: every dimension that the model lets vary does; False: none; or which dimensions must, by input:
             ``{"input_ids": [0, 1]}``.
-        check: compare with the packed model and time it against ONNX Runtime in float and in dynamic int8; the file is
-            written only if every layer gives equal numbers.
+        check: compare with the packed model and time it against ONNX Runtime in float and in dynamic int8, where it
+            can run these; the file is written only if every layer gives equal numbers.
         fold: store int8 signs, eight times the size, which load faster.
         flavour: ``"standard"``, or ``"qonnx"``: BipolarQuant nodes and float products for FPGA tools, not checked.
         threads: of the runtime while it is timed.
@@ -52,6 +52,7 @@ def export_onnx(
     Raises:
         ValueError: the model is not packed, or not float32; a layer that cannot be exported, named; a model that torch
             cannot trace; layers that differ in the runtime.
+        OSError: ``path`` cannot be written, known before the model is traced.
         ModuleNotFoundError: onnxscript, or for the check onnxruntime, is not installed.
     """
     if flavour not in FLAVOURS:
@@ -65,16 +66,18 @@ def export_onnx(
     if path.is_dir():
         raise IsADirectoryError(f"output {path} is a directory: give the name of a file")
     inputs = keywords(model, example_inputs)
-    if flavour == "qonnx":
-        from bitquant.onnx.qonnx import build_qonnx
-
-        proto = build_qonnx(model, inputs, dynamic=dynamic)
-        exported = unmeasured(proto)
-    else:
-        from bitquant.onnx.export import build
-
-        nodes, proto = build(model, inputs, dynamic=dynamic, fold=fold)
-        exported = measured(model, nodes, proto, inputs, threads=threads) if check else unmeasured(proto)
     with replacing_file(path) as fresh:
+        if flavour == "qonnx":
+            from bitquant.onnx.qonnx import build_qonnx
+
+            proto = build_qonnx(model, inputs, dynamic=dynamic)
+            exported = unmeasured(proto)
+        else:
+            from bitquant.onnx.export import build
+
+            nodes, proto = build(model, inputs, dynamic=dynamic, fold=fold)
+            exported = unmeasured(proto)
+            if check:
+                exported = measured(model, nodes, proto, inputs, dynamic=dynamic, threads=threads)
         fresh.write_bytes(proto.SerializeToString())
     return exported

@@ -27,6 +27,19 @@ class Call:
 
 
 _recorded: list[Call] | None = None
+_symbolic = torch._dynamo.dont_skip_tracing(torch.onnx.ops.symbolic)  # a strict export refuses to look inside
+_exporting = False  # not torch's own flag, which reads False in a strict export
+
+
+@contextmanager
+def exporting():
+    """Within, layers give nodes in place of values."""
+    global _exporting
+    before, _exporting = _exporting, True
+    try:
+        yield
+    finally:
+        _exporting = before
 
 
 @contextmanager
@@ -50,16 +63,16 @@ def emit(
     levels: dict[int, Callable[[Tensor], Tensor]],
     **attributes: Any,
 ) -> Tensor:
-    """What ``layer`` gives: a node of ``function`` while torch exports, else ``run()``, recorded if that is asked for.
+    """What ``layer`` gives: a node of ``function`` while ``exporting``, else ``run()``, recorded if that is asked for.
 
     Args:
         layer: its ``path`` in the model names the node.
         inputs: fp32, int or bool tensors, in the order of the function's. shape: of the output, fp32.
         levels: see :class:`Call`. attributes: int, string or list of int.
     """
-    if torch.onnx.is_in_onnx_export():
+    if _exporting:
         attributes[LAYER] = layer.path
-        return torch.onnx.ops.symbolic(
+        return _symbolic(
             f"{DOMAIN}::{function}", inputs, attributes, dtype=torch.float32, shape=tuple(shape), version=1
         )
     output = run()

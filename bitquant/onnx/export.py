@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,16 @@ from onnx import ModelProto, checker
 from torch import nn
 
 from bitquant.capture import CaptureError, freeze_
-from bitquant.inputs import named_tensors
+from bitquant.onnx.emit import exporting
 from bitquant.onnx.functions import OPSET
 from bitquant.onnx.graph import finish_
 from bitquant.onnx.inputs import tensors, widened
 from bitquant.onnx.layers import to_nodes_
+from bitquant.onnx.names import name_values_, output_names
 from bitquant.onnx.tracing import as_exported, quiet
 
-LARGEST = 2**31 - 1  # bytes of one protobuf message
+LARGEST = 2**31 - 2**24  # bytes of weights: one protobuf message holds less than 2^31, nodes and names included
+LONGEST = 300  # characters of torch's own words that an error repeats
 
 
 def build(
@@ -44,34 +47,28 @@ def trace(model: nn.Module, inputs: Mapping[str, Any], *, dynamic: Any) -> Model
         with as_exported(model):
             freeze_(model, inputs)
             with torch.no_grad():
-                names = _output_names(model(**inputs))
-        with quiet(), torch.no_grad():
+                names = output_names(model(**inputs))
+        with quiet(), torch.no_grad(), exporting():
             program = torch.onnx.export(
                 model,
                 (),
                 kwargs=dict(inputs),
                 dynamo=True,
-                dynamic_shapes=_shapes(inputs, dynamic),
-                output_names=names,
+                dynamic_shapes=_shapes(model, inputs, dynamic),
                 opset_version=OPSET,
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, CaptureError) as error:
         raise ValueError(f"torch cannot trace this model for export: {_cause(error)}") from error
-    proto = program.model_proto
-    if proto.ByteSize() > LARGEST:
-        raise ValueError(f"the file would have {proto.ByteSize()} bytes; one ONNX file holds at most {LARGEST}")
-    return proto
+    size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    if size > LARGEST:
+        raise ValueError(f"the file would hold {size} bytes of weights; one ONNX file holds at most {LARGEST}")
+    name_values_(program.model, list(tensors(inputs)), names)
+    return program.model_proto
 
 
-def _output_names(output: Any) -> list[str]:
-    """Names of the tensors in an output: ``last_hidden_state``, ``states.0``; a number alone is ``output.0``."""
-    names = list(named_tensors(output))
-    return [f"output.{name}" if name[:1].isdigit() else name or "output" for name in names]
-
-
-def _shapes(inputs: Mapping[str, Any], dynamic: Any) -> dict[str, Any] | None:
-    """torch's description of what may vary."""
+def _shapes(model: nn.Module, inputs: Mapping[str, Any], dynamic: Any) -> dict[str, Any] | None:
+    """torch's description of what may vary, nested as the forward takes it."""
     if dynamic is False:
         return None
     found = tensors(inputs)
@@ -81,10 +78,11 @@ def _shapes(inputs: Mapping[str, Any], dynamic: Any) -> dict[str, Any] | None:
         raise ValueError(f"dynamic names {sorted(unknown)[0]!r}; the inputs are {', '.join(found)}")
     else:
         chosen = {name: dict.fromkeys(dynamic.get(name, ()), torch.export.Dim.DYNAMIC) for name in found}
-    return {name: chosen.get(name) for name in inputs}
+    bound = inspect.signature(model.forward).bind(**{name: chosen.get(name) for name in inputs})
+    return dict(bound.arguments)
 
 
 def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:LONGEST]}"

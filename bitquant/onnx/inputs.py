@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitquant.capture.owner import OwnerMixin, original_forward
 from bitquant.capture.run import bind
 
 
@@ -19,7 +20,8 @@ def keywords(model: nn.Module, example_inputs: Any) -> dict[str, Any]:
         ValueError: not a tensor, a tuple or a dict, or arguments that the forward does not take by name.
     """
     args, kwargs = bind(example_inputs)
-    signature = inspect.signature(model.forward)
+    own = isinstance(model, OwnerMixin)  # a rewritten forward takes anything
+    signature = inspect.signature(original_forward(model).__get__(model) if own else model.forward)
     try:
         bound = signature.bind(*args, **kwargs).arguments
     except TypeError as error:

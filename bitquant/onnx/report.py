@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,18 @@ class Exported:
     """
     Args:
         layers: number of nodes that stand for packed layers. bytes: size of the file.
-        check: None where there was none. rows: times by variant, the packed one first; empty without a check.
+        check: None where there was none. rows: times by variant, the packed one first, None for one that could not be
+            made; without a check there are none.
     """
 
     layers: int
     bytes: int
     check: Check | None = None
-    rows: Mapping[str, Measured] | None = None
+    rows: Mapping[str, Measured | None] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        rows = {name: vars(row) for name, row in (self.rows or {}).items()}
+        rows = {name: row and vars(row) for name, row in (self.rows or {}).items()}
         return {
             "layers": self.layers,
             "bytes": self.bytes,
@@ -57,12 +58,15 @@ class Exported:
         from tabulate import tabulate
 
         found = self.check
-        table = [(name, row.bytes / 1e6, row.load_ms, row.ms) for name, row in self.rows.items()]
+        table = [
+            (name, f"{row.bytes / 1e6:.2f}", f"{row.load_ms:.0f}", f"{row.ms:.2f}") if row else (name, "not available")
+            for name, row in self.rows.items()
+        ]
         head = ("ONNX Runtime", "MB", "load, ms", "run, ms")
         return (
             f"{found.layers} layers replayed, {found.mismatches} of {found.values} values differ; running free "
             f"{found.flipped:.2%} of all bits flip, cosine {found.cosine:.6f}\n\n"
-            + tabulate(table, head, floatfmt=("", ".2f", ".0f", ".2f"))
+            + tabulate(table, head, disable_numparse=True, colalign=("left", "right", "right", "right"))
         )
 
 
@@ -72,12 +76,19 @@ def unmeasured(proto: ModelProto) -> Exported:
 
 
 def measured(
-    model: nn.Module, nodes: nn.Module, proto: ModelProto, inputs: Mapping[str, Any], *, threads: int = 1
+    model: nn.Module,
+    nodes: nn.Module,
+    proto: ModelProto,
+    inputs: Mapping[str, Any],
+    *,
+    dynamic: Any = True,
+    threads: int = 1,
 ) -> Exported:
     """Check a file, and time it against ONNX Runtime in float and in dynamic int8.
 
     Args:
-        model: the packed one. nodes, proto: what ``build`` made of it. inputs: keyword arguments.
+        model: the packed one. nodes, proto: what ``build`` made of it. inputs: keyword arguments. dynamic: as for the
+            export.
 
     Raises:
         ValueError: a layer gives other numbers in the runtime.
@@ -85,16 +96,28 @@ def measured(
     found = check(nodes, proto, inputs)
     if found.mismatches:
         raise ValueError(f"{found.mismatches} values differ in ONNX Runtime, most of them in {found.worst}")
-    twin = trace(float_twin(model), inputs, dynamic=True)
-    files = {
-        "1 bit": proto.SerializeToString(),
-        "float32": twin.SerializeToString(),
-        "dynamic int8": dynamic_int8(twin),
-    }
-    sessions = {name: Session(content, threads) for name, content in files.items()}
-    times = milliseconds(sessions, inputs)
-    rows = {name: Measured(len(files[name]), session.load_ms, times[name]) for name, session in sessions.items()}
+    loaded = {"1 bit": Session(proto, threads), "float32": None, "dynamic int8": None}
+    twin = _attempted(lambda: trace(float_twin(model), inputs, dynamic=dynamic))
+    if twin is not None:
+        loaded["float32"] = _attempted(lambda: _running(twin, inputs, threads))
+        loaded["dynamic int8"] = _attempted(lambda: _running(dynamic_int8(twin), inputs, threads))
+    times = milliseconds({name: session for name, session in loaded.items() if session}, inputs)
+    rows = {name: session and Measured(session.bytes, session.load_ms, times[name]) for name, session in loaded.items()}
     return Exported(len(layers(proto)), proto.ByteSize(), found, rows)
+
+
+def _attempted(make: Callable[[], Any]) -> Any:
+    """What ``make`` gives, None where it fails: a comparison, which never costs the file that was asked for."""
+    try:
+        return make()
+    except Exception:
+        return None
+
+
+def _running(model: ModelProto | bytes, inputs: Mapping[str, Any], threads: int) -> Session:
+    session = Session(model, threads)
+    session(inputs)
+    return session
 
 
 def dynamic_int8(model: ModelProto) -> bytes:

@@ -28,7 +28,7 @@ class Session:
     Args:
         model: the message, or the bytes of a file. threads: of one operator.
 
-    ``load_ms``: what loading took, unpacking included.
+    ``load_ms``: what loading took, unpacking included. ``bytes``: of the file.
     """
 
     def __init__(self, model: ModelProto | bytes, threads: int = 1):
@@ -36,7 +36,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         data = model if isinstance(model, bytes) else model.SerializeToString()
-        start = time.perf_counter()
+        self.bytes, start = len(data), time.perf_counter()
         self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self.load_ms = (time.perf_counter() - start) * 1e3
         self.inputs = [value.name for value in self.session.get_inputs()]

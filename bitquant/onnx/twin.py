@@ -40,7 +40,24 @@ def _float_layer(layer: PackedLayer | PackedEmbedding) -> nn.Module:
         return _FunctionalLinear(weight)
     if isinstance(layer, PackedLinear):
         return _with_weights(nn.Linear(layer.columns, layer.rows, bias=layer.bias is not None), weight, layer.bias)
-    return _FloatConv(layer, weight)
+    taps = weight.view(layer.rows, *layer.kernel_size, -1).movedim(-1, 1).contiguous()
+    return _with_weights(_convolution(layer), taps, layer.bias)
+
+
+def _convolution(layer: PackedConv) -> nn.Module:
+    kind = nn.Conv1d if len(layer.kernel_size) == 1 else nn.Conv2d
+    even = all(before == after for before, after in layer.padding)
+    return kind(
+        layer.in_channels,
+        layer.rows,
+        tuple(layer.kernel_size),
+        stride=tuple(layer.stride),
+        padding=tuple(before for before, _ in layer.padding) if even else "same",
+        dilation=tuple(layer.dilation),
+        groups=layer.groups,
+        bias=layer.bias is not None,
+        padding_mode=layer.padding_mode,
+    )
 
 
 def _with_weights(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -48,25 +65,6 @@ def _with_weights(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.
     if bias is not None:
         module.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return module.eval()
-
-
-class _FloatConv(nn.Module):
-    def __init__(self, layer: PackedConv, weight: Tensor):
-        super().__init__()
-        taps = weight.view(layer.rows, *layer.kernel_size, -1).movedim(-1, 1).contiguous()
-        self.weight = nn.Parameter(taps, requires_grad=False)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.clone(), requires_grad=False)
-        self.sides = [side for pair in reversed(layer.padding) for side in pair]
-        self.mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        self.geometry = layer.stride, layer.dilation, layer.groups
-        self.equal = layer.padding_mode == "zeros" and all(before == after for before, after in layer.padding)
-        self.padding = [before for before, _ in layer.padding] if self.equal else [0] * len(layer.padding)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x if self.equal else F.pad(x, self.sides, mode=self.mode)
-        stride, dilation, groups = self.geometry
-        convolve = F.conv1d if self.weight.ndim == 3 else F.conv2d
-        return convolve(x, self.weight, self.bias, stride, self.padding, dilation, groups)
 
 
 class _FunctionalLinear(nn.Module):

@@ -46,7 +46,7 @@ class PackedConv(PackedLayer):
 
     @classmethod
     def from_trained(cls, layer: BitConv) -> PackedConv:
-        """Pack a trained ``BitConv``. ValueError when a scale is not positive and finite."""
+        """Pack a trained ``BitConv``. ValueError when a value is not finite, or a scale not positive."""
         packed = cls(
             layer.in_channels,
             layer.out_channels,

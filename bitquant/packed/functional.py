@@ -23,7 +23,8 @@ class PackedFunctionalLinear(PackedLinear):
 
     @classmethod
     def from_call(cls, layer: BitFunctionalLinear, weight: Tensor) -> PackedFunctionalLinear:
-        """Pack a trained call on its parameter. ValueError when a scale is not positive and finite."""
+        """Pack a trained call on its parameter. ValueError when a value is not finite, or a scale not
+        positive."""
         weight = weight.T if layer.transposed else weight
         layer.start(weight)
         out_features, in_features = layer.shape
@@ -47,9 +48,10 @@ class PackedFunctionalLinear(PackedLinear):
         return self.float_path(input, lambda rest: self.product(rest, bias))
 
 
-def drop_parameters_(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Replace packed parameters, in place and under all their names, by stand-ins: callers still pass them on."""
-    packed = {id(parameter): parameter for parameter in parameters}
+def drop_parameters_(model: nn.Module, parameters: Iterable[nn.Parameter | None]) -> None:
+    """Replace packed parameters, in place and under all their names, by stand-ins: callers still pass them on. None:
+    a weight that was computed is no parameter."""
+    packed = {id(parameter): parameter for parameter in parameters if parameter is not None}
     left: dict[int, Tensor] = {}
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):

@@ -9,16 +9,18 @@ from torch import nn
 
 from bitquant.activations import set_relu_, smooth_activations
 from bitquant.capture import mutate_class_, owners, restore_owner_
+from bitquant.capture.fast_path import leave_fast_path_
 from bitquant.config import QuantConfig
 from bitquant.fields import LONGEST, shown
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
+from bitquant.packed.cast import guard_casts_
 from bitquant.packed.conv import PackedConv
 from bitquant.packed.embedding import PackedEmbedding
 from bitquant.packed.functional import PackedFunctionalLinear, drop_parameters_
 from bitquant.packed.linear import PackedLinear
 from bitquant.packed.specification import FLOAT, check_fit, check_parameter
-from bitquant.record import Record, record_of
+from bitquant.record import Record, present_record
 
 # by how a module is put back: in place, as a child of its owner, or in the place of a float layer
 MUTATED = {cls.__name__: cls for cls in (BitLinear, BitConv, BitEmbedding)}
@@ -46,7 +48,7 @@ def structure(model: nn.Module) -> dict[str, Any]:
     for path, module in model.named_modules():
         if (kind := _kind(module)) is not None:
             modules[path] = {"type": kind, **module.spec()}
-    record, rewritten = record_of(model).to_dict(), owners(model)
+    record, rewritten = present_record(model).to_dict(), owners(model)
     for row in record["rows"]:
         row["note"] = row["note"] and row["note"][:LONGEST]
     for path, owner in rewritten.items():
@@ -76,17 +78,15 @@ def restore_(model: nn.Module, structure: dict[str, Any]) -> None:
     record = Record.from_dict(structure["record"])
     check_structure(model, structure)
     set_relu_(model, record.relu)
-    packed = [  # looked up before the layers they may be shared with are replaced
-        dict(_submodule(model, path.rpartition(".")[0]).named_parameters(remove_duplicate=False))[spec["parameter"]]
-        for path, spec in structure["modules"].items()
-        if spec["type"] == PackedFunctionalLinear.__name__
-    ]
+    packed = _packed_parameters(model, structure["modules"])
     places = _places(model)
     for path, spec in structure["modules"].items():
         _restore_module(model, path, dict(spec), record.config_of(path), places)
     drop_parameters_(model, packed)
     for path, owner in structure["owners"].items():
         restore_owner_(_submodule(model, path), owner)
+    leave_fast_path_(model)
+    guard_casts_(model)
     model._bitquant = record
 
 
@@ -118,6 +118,20 @@ def _known(found: dict[str, nn.Module], path: str) -> nn.Module:
     if path not in found:
         raise ValueError(f"the model has no module {shown(path)}")
     return found[path]
+
+
+def _packed_parameters(model: nn.Module, modules: dict[str, Any]) -> list[nn.Parameter]:
+    """The parameters of a float model that exist only as bits, under whatever names; looked up before the layers that
+    hold them are replaced."""
+    held: dict[str, nn.Parameter] = {}
+    for path, spec in modules.items():
+        if "parameter" in spec:
+            held[path] = _submodule(model, path.rpartition(".")[0]).get_parameter(spec["parameter"])
+        elif spec["type"] in (*MUTATED, *REPLACED):
+            held[path] = _submodule(model, path)._parameters.get("weight")
+    packed = {path for path in held if modules[path]["type"] in (*PACKED_CHILDREN, *REPLACED)}
+    kept = {id(parameter) for path, parameter in held.items() if path not in packed}
+    return [held[path] for path in packed if id(held[path]) not in kept]
 
 
 def _restore_module(model: nn.Module, path: str, spec: dict[str, Any], config: QuantConfig, places: Places) -> None:

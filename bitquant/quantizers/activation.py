@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitquant.masks import valid_tokens
+from bitquant.padding import Padding
 
 from .elastic import check_numbers, effective_scale, signed_levels, unit_levels
 from .integer import FLOAT_BITS, integer_levels, level_range
@@ -39,11 +39,12 @@ class ActivationQuantizer(OptionalState):
     ):
         super().__init__()
         self.levels, self.bits, self.smooth, self.init = levels, bits, smooth, init
-        self.alpha = nn.Parameter(torch.ones((), device=device))
-        self.shift = None if channels is None else nn.Parameter(torch.zeros(channels, device=device))
+        self.alpha = nn.Parameter(torch.ones((), dtype=torch.float32, device=device))
+        shift = None if channels is None else torch.zeros(channels, dtype=torch.float32, device=device)
+        self.shift = None if shift is None else nn.Parameter(shift)
         self.register_buffer("observed", torch.zeros(2, dtype=torch.float64, device=device))
         self.observing = False
-        self.valid: Tensor | None = None
+        self.padding: Padding | None = None  # of the batch that is observed
 
     @property
     def range(self) -> tuple[int, int]:
@@ -77,12 +78,16 @@ class ActivationQuantizer(OptionalState):
     def _observe(self, x: Tensor) -> None:
         check_numbers(x)
         z = (x if self.shift is None else x + self.shift).abs()
-        values = valid_tokens(z, self.valid)
+        valid = None if self.padding is None else self.padding.valid(x)
+        values = z if valid is None else z[valid.expand(z.shape)]
         self.observed += torch.stack([values.sum(dtype=torch.float64), self.observed.new_tensor(values.numel())])
-        self._start()
+        if values.numel():
+            self._start()
 
     def _start(self) -> None:
         mean = self.observed[0] / self.observed[1].clamp(min=1)
+        if not bool(torch.isfinite(mean)):
+            raise ValueError("a layer is given infinity: calibration needs finite numbers")
         self.alpha.copy_(mean * self.init / self.range[1] ** 0.5)
 
     @torch.no_grad()

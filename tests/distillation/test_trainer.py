@@ -9,6 +9,7 @@ from torch import nn
 import bitquant
 from bitquant.distillation.losses import hidden_loss, masked_error, output_loss, pooled_loss, soft_cross_entropy
 from bitquant.distillation.optimizer import parameter_groups, rate
+from bitquant.padding import Padding
 
 
 class Classifier(nn.Module):
@@ -133,7 +134,8 @@ def test_pooled_loss_by_hand():
     student[0, :2] += torch.tensor([[1.0, 5.0], [1.0, -5.0]])  # which leaves a mean of (3, 2)
     student[0, 2] = 1e6
     both = {"logits": student, "x": student}, {"logits": -teacher, "x": teacher}
-    assert pooled_loss(*both, mask) == pytest.approx(1 / 2 / 2)
+    padding = Padding([(teacher, mask.unsqueeze(-1).expand(teacher.shape))], tokens=5)
+    assert pooled_loss(*both, padding) == pytest.approx(1 / 2 / 2)
     assert pooled_loss(teacher[:1], teacher[:1] + 1, None) == pytest.approx(2 / (teacher[0].mean(0) + 1).square().sum())
 
 

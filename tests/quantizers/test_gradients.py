@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bitquant.inputs import followed
 from bitquant.quantizers import ActivationQuantizer, WeightQuantizer
 from bitquant.quantizers.weight import odd_levels
 
@@ -63,7 +64,7 @@ def test_upcast(dtype):
 
 
 def test_nan_raises():
-    with pytest.raises(RuntimeError, match="NaN reached a binarizer"):
+    with pytest.raises(ValueError, match="NaN reached a binarizer"):
         ActivationQuantizer("signed", 2)(torch.tensor([[1.0, float("nan")]]))
 
 
@@ -105,8 +106,10 @@ def test_calibration_ignores_padding():
     quantizer = ActivationQuantizer("signed", 3)
     x = torch.ones(2, 4, 3)
     x[1, 2:] = 100.0
-    quantizer.observing, quantizer.valid = True, torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=torch.bool)
-    quantizer(x)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with followed({"x": x, "attention_mask": mask}) as padding:
+        quantizer.observing, quantizer.padding = True, padding
+        quantizer(x)
     assert quantizer.alpha.item() == 2.0
     assert quantizer.observed[1] == 18
 
