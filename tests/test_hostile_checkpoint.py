@@ -105,6 +105,10 @@ def test_only_products_of_ours_make_an_owner(tmp_path):
         "no parameter of that module": lambda s: s["owners"]["layers.0"]["operands"]["bit_linear_fn_0"]["paths"].append(
             "forward"
         ),
+        "exists only as bits": lambda s: s["owners"]["layers.0"].update(path="float"),
+        "another form|parameter of shape": lambda s: s["owners"]["layers.0"]["operands"]["bit_linear_fn_0"].update(
+            form="transposed"
+        ),
         "no smooth activation": lambda s: s["record"]["relu"].append("layers.0.forward"),
         "no module 'layers.9'": lambda s: s["record"]["blocks"].append("layers.9"),
     }

@@ -111,7 +111,10 @@ def check_structure(model: nn.Module, structure: dict[str, Any]) -> None:
         elif path in found:
             raise ValueError(f"the model has a module {place} of its own")
         elif "parameter" in spec:
-            check_parameter(kind, spec, _known(found, path.rpartition(".")[0]), place)
+            parent, _, name = path.rpartition(".")
+            owner = structure["owners"][parent]
+            form = owner["operands"][name]["form"]
+            check_parameter(spec, _known(found, parent), owner["children"][name], form, place)
 
 
 def _known(found: dict[str, nn.Module], path: str) -> nn.Module:
