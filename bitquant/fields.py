@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 LARGEST = 2**31 - 1
 LONGEST = 1000  # characters of a name
+SHOWN = 110  # and of what a sentence quotes
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 100
@@ -75,7 +76,8 @@ def check_object(value: Any, fields: Mapping[str, Field], place: str, *, optiona
 
 def shown(value: Any) -> str:
     """Something from a file as part of a sentence: on one line, and not longer than one reads."""
-    return _repr.repr(value)
+    text = _repr.repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def first_line(error: BaseException, longest: int = 300) -> str:

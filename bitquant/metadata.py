@@ -198,6 +198,8 @@ def _check_owner(path: str, owner: dict[str, Any], modules: dict[str, Any]) -> s
             raise ValueError(f"{place} has a child {child} that is not in the structure")
         if kind in _BY_PARAMETER:
             by_parameter.add(child)
+        if kind == "PackedFunctionalLinear" and owner["path"] == "float":
+            raise ValueError(f"{place} runs in float, but its weight exists only as bits")
     if by_parameter != owner["operands"].keys():
         raise ValueError(f"the operands of {place} are not those of its products with parameters")
     for child, operand in owner["operands"].items():

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 import bitquant
 from bitquant.inputs import run
+from bitquant.metadata import FORMAT_VERSION, METHOD, check_metadata
 from bitquant.packed import restore_, structure
 
 RUNS = [(name, "bit-plus") for name in encoder_zoo.NAMES]
@@ -61,7 +62,10 @@ def test_one_bit(name, preset):
     rebuilt = {}
     for kind, model in (("student", student), ("packed", packed)):
         rebuilt[kind] = copy.deepcopy(teacher)
-        restore_(rebuilt[kind], json.loads(json.dumps(structure(model))))
+        described = json.loads(json.dumps(structure(model)))
+        head = {"quant_method": METHOD, "format_version": FORMAT_VERSION, "sha256": "", "tied": {}, "attention": None}
+        check_metadata({**head, "structure": described, "layout": {"strides": {}, "frozen": []}})
+        restore_(rebuilt[kind], described)
         rebuilt[kind].load_state_dict(model.state_dict())
         rebuilt[kind].eval()
     for call in calls:  # padded with a mask, other lengths, without a mask

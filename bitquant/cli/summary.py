@@ -27,7 +27,7 @@ def _align(columns):
 
 
 def _before_after(result):
-    labels = {"weights": "model.safetensors, MB", "directory": "with all that loading needs, MB"}
+    labels = {"weights": "weights file, MB", "directory": "with all that loading needs, MB"}
     rows = []
     for key, label in labels.items():
         size = result["megabytes"][key]

@@ -103,14 +103,17 @@ def check_fit(kind: str, spec: dict[str, Any], module: nn.Module, place: str) ->
             raise ValueError(f"{key} of {place} is {shown(spec[key])}, not {expected} as in the model")
 
 
-def check_parameter(kind: str, spec: dict[str, Any], owner: nn.Module, place: str) -> None:
-    """ValueError unless the owner of a product has the matrix parameter that its child multiplies by."""
+def check_parameter(spec: dict[str, Any], owner: nn.Module, product: str, form: str, place: str) -> None:
+    """ValueError unless the owner of a ``product`` (linear_fn or matmul) has the matrix parameter that its child
+    multiplies by, in a ``form``: whole or transposed."""
+    matmul = product == "matmul"
+    transposed = matmul != (form == "transposed")  # the parameter itself is (in_features, out_features)
+    if spec.get("matmul", matmul) != matmul or spec.get("transposed", transposed) != transposed:
+        raise ValueError(f"{place} takes its parameter in another form than its module gives it")
     parameter = dict(owner.named_parameters(remove_duplicate=False)).get(spec["parameter"])
-    shape = spec["shape"] if kind.startswith("Bit") else [spec["out_features"], spec["in_features"]]
-    if spec.get("transposed"):
-        shape = shape[::-1]
-    found = None if parameter is None else list(parameter.shape)
-    if found != shape and not (kind.startswith("Packed") and found == shape[::-1]):
+    shape = spec["shape"] if "shape" in spec else [spec["out_features"], spec["in_features"]]
+    shape = shape[::-1] if transposed else shape
+    if parameter is None or list(parameter.shape) != shape:
         raise ValueError(f"{place} multiplies by a parameter of shape {shape}, which its module does not have")
 
 

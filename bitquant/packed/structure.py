@@ -11,7 +11,7 @@ from bitquant.activations import set_relu_, smooth_activations
 from bitquant.capture import mutate_class_, owners, restore_owner_
 from bitquant.capture.fast_path import leave_fast_path_
 from bitquant.config import QuantConfig
-from bitquant.fields import shown
+from bitquant.fields import LONGEST, shown
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
 from bitquant.packed.attention import PackedAttention
 from bitquant.packed.cast import guard_casts_
@@ -48,7 +48,12 @@ def structure(model: nn.Module) -> dict[str, Any]:
     for path, module in model.named_modules():
         if (kind := _kind(module)) is not None:
             modules[path] = {"type": kind, **module.spec()}
-    return {"record": present_record(model).to_dict(), "modules": modules, "owners": owners(model)}
+    record, rewritten = present_record(model).to_dict(), owners(model)
+    for row in record["rows"]:
+        row["note"] = row["note"] and row["note"][:LONGEST]
+    for path, owner in rewritten.items():
+        rewritten[path] = {**owner, "reason": owner["reason"] and owner["reason"][:LONGEST]}
+    return {"record": record, "modules": modules, "owners": rewritten}
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -106,7 +111,10 @@ def check_structure(model: nn.Module, structure: dict[str, Any]) -> None:
         elif path in found:
             raise ValueError(f"the model has a module {place} of its own")
         elif "parameter" in spec:
-            check_parameter(kind, spec, _known(found, path.rpartition(".")[0]), place)
+            parent, _, name = path.rpartition(".")
+            owner = structure["owners"][parent]
+            form = owner["operands"][name]["form"]
+            check_parameter(spec, _known(found, parent), owner["children"][name], form, place)
 
 
 def _known(found: dict[str, nn.Module], path: str) -> nn.Module:

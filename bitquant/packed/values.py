@@ -31,7 +31,11 @@ _VALUES = {
 
 
 def check_values(model: nn.Module) -> None:
-    """ValueError naming the first tensor of a student or a packed model whose values no quantizer makes."""
+    """ValueError naming the first tensor of a student or a packed model whose values no quantizer makes, or the first
+    parameter that is not finite."""
+    for path, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not _holds(parameter.detach(), _FINITE):
+            raise ValueError(f"{path} holds a value that is not {_FINITE}")
     for path, module in model.named_modules():
         for kind, tensors in _VALUES.items():
             if isinstance(module, kind):

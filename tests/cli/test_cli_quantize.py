@@ -56,7 +56,7 @@ def test_end_to_end(quantize, tmp_path, tiny_bert):
     result = quantize("--max-length", 16)
     assert result.exit_code == 0, result.output
     for words in (
-        "model.safetensors, MB",
+        "weights file, MB",
         "batch 1, 16 tokens, ms",
         "batch 32, 40 tokens, ms",
         "MACs binarized",
