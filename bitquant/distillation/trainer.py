@@ -198,7 +198,7 @@ class _Stage:
     def _run(self, student: nn.Module, batch: Any, step: int) -> Any:
         try:
             return run(student, batch)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             if NAN_MESSAGE in str(error):
                 raise FloatingPointError(f"{NAN_MESSAGE}, at step {step + 1}") from None
             raise

@@ -7,8 +7,9 @@ Gradients follow ``reference/bit.md`` 1.2 with ``u = (x + shift) / alpha``.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bitquant.ops.direct import is_watched
 from bitquant.ops.elastic import NAN_MESSAGE
 
 from .kernels import kernels_for
@@ -41,9 +42,16 @@ class FloorScale(torch.autograd.Function):
         return grad
 
 
-def check_numbers(x: Tensor) -> None:
-    """RuntimeError, on a GPU an assertion that stops the device, for NaN: it has no sign bit."""
-    torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
+def check_numbers(*tensors: Tensor) -> None:
+    """ValueError for NaN, which has no sign bit; an assertion, which on a GPU stops the device, where waiting for the
+    answer would cost time or something traces."""
+    for x in tensors:
+        numbers = ~torch.isnan(x).any()
+        if type(x) in (Tensor, nn.Parameter) and x.is_cpu and not is_watched():
+            if not numbers:
+                raise ValueError(NAN_MESSAGE)
+        else:
+            torch._assert_async(numbers, NAN_MESSAGE)
 
 
 def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
@@ -59,7 +67,7 @@ class SignedLevels(torch.autograd.Function):
         ctx.smooth = smooth
         if kernels := kernels_for(x, shift, alpha):
             return kernels.levels(x, shift, alpha, -1, 1)
-        check_numbers(x)
+        check_numbers(x, shift)
         return (x >= -shift).to(x.dtype).mul_(2).sub_(1)
 
     @staticmethod
@@ -82,8 +90,12 @@ class UnitLevels(torch.autograd.Function):
         ctx.save_for_backward(x, shift, alpha)
         if bits is None and (kernels := kernels_for(x, shift, alpha)):
             return kernels.levels(x, shift, alpha, 0, 1)
-        check_numbers(x)  # also where integers decide: the NaN of a scale shows in the softmax alone
-        return (x > alpha / 2 - shift if bits is None else bits).to(x.dtype)
+        if bits is None:
+            limit = alpha / 2 - shift
+            check_numbers(x, limit)
+            return (x > limit).to(x.dtype)
+        check_numbers(x)  # where integers decide, the NaN of a scale shows in the softmax alone
+        return bits.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
