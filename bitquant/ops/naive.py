@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import packing
+from ..memory_layout import contiguous
 from . import rules
 
 
@@ -87,10 +88,10 @@ def convolution(
     space = len(kernel_size)
     by_channel = x.movedim(1, -1)
     valid = (by_channel != 0).any(-1, keepdim=True)
-    levels = _dense((levels_of(by_channel, offset, step, bits, signed) * valid).movedim(-1, 1))
+    levels = contiguous((levels_of(by_channel, offset, step, bits, signed) * valid).movedim(-1, 1))
     taps = math.prod(kernel_size)
     signs = _signs_of_words(packing.from_lanes(lanes, out_channels), taps * (x.shape[1] // groups))
-    weight = _dense(signs.view(out_channels, *kernel_size, -1).movedim(-1, 1))
+    weight = contiguous(signs.view(out_channels, *kernel_size, -1).movedim(-1, 1))
     before, after = padding[::2], padding[1::2]
     if before != after:
         sides = [side for i in reversed(range(space)) for side in (before[i], after[i])]
@@ -98,7 +99,7 @@ def convolution(
         before = [0] * space
     convolve = torch.nn.functional.conv1d if space == 1 else torch.nn.functional.conv2d
     with torch.autocast(x.device.type, enabled=False):
-        acc = convolve(levels, weight, None, stride, before, dilation, groups).contiguous()
+        acc = contiguous(convolve(levels, weight, None, stride, before, dilation, groups))
     out = acc * scale.view(-1, *[1] * space)
     return (out if bias is None else out + bias.view(-1, *[1] * space)).to(x.dtype)
 
@@ -162,12 +163,6 @@ def nan_message(name: str) -> str:
     return f"{name} holds NaN, which has no sign bit, or becomes NaN where it is quantized"
 
 
-def _dense(x: Tensor) -> Tensor:
-    """A copy without the strides that ``contiguous`` keeps for dimensions of size 1, which oneDNN takes for another
-    layout."""
-    return x.clone(memory_format=torch.contiguous_format)
-
-
 def _plus_minus(bits: Tensor) -> Tensor:
     return bits.to(torch.float32).mul_(2).sub_(1)
 
@@ -191,7 +186,8 @@ def _multiply(levels: Tensor, lanes: Tensor, out_features: int, scale: Tensor, b
     weight = _signs_of_words(packing.from_lanes(lanes, out_features), levels.shape[-1]).contiguous()
     with torch.autocast(levels.device.type, enabled=False):
         # at 32 bits the sums are rounded: the call and the layout of the layer that was trained
-        out = torch.nn.functional.linear(levels, weight).mul_(scale)
+        rows = levels.reshape(-1, levels.shape[-1])
+        out = torch.nn.functional.linear(rows, weight).mul_(scale).view(*levels.shape[:-1], out_features)
     return out if bias is None else out.add_(bias)
 
 

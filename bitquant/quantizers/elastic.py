@@ -7,9 +7,8 @@ Gradients follow ``reference/bit.md`` 1.2 with ``u = (x + shift) / alpha``.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bitquant.ops.direct import is_watched
 from bitquant.ops.elastic import NAN_MESSAGE
 
 from .kernels import kernels_for
@@ -43,15 +42,14 @@ class FloorScale(torch.autograd.Function):
 
 
 def check_numbers(*tensors: Tensor) -> None:
-    """ValueError for NaN, which has no sign bit; an assertion, which on a GPU stops the device, where waiting for the
-    answer would cost time or something traces."""
+    """ValueError, on a GPU an assertion that stops the device, for NaN: it has no sign bit."""
     for x in tensors:
-        numbers = ~torch.isnan(x).any()
-        if type(x) in (Tensor, nn.Parameter) and x.is_cpu and not is_watched():
-            if not numbers:
-                raise ValueError(NAN_MESSAGE)
-        else:
-            torch._assert_async(numbers, NAN_MESSAGE)
+        try:
+            torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
+        except RuntimeError as error:
+            if NAN_MESSAGE not in str(error):
+                raise
+            raise ValueError(NAN_MESSAGE) from None
 
 
 def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
