@@ -45,7 +45,7 @@ class BoundLinear:
             return None
         *lead, k = x.shape
         numbers, address = x.numel(), x.data_ptr()
-        if k != self._fixed[0] or (numbers and not address):
+        if k != self._fixed[0] or (numbers and not x.untyped_storage().data_ptr()):
             return None
         out = x.new_empty(*lead, sizes[0])
         native.multiply(address, out.data_ptr(), at, numbers // k, k, k, sizes)
@@ -56,7 +56,7 @@ class BoundLinear:
         offset, step, lanes, scale, bias = tensors
         k, n, bits, signed = self._fixed
         sizes = ()
-        if bits <= 8 and is_direct(tensors) and all(t is None or (t.is_contiguous() and t.data_ptr()) for t in tensors):
+        if bits <= 8 and is_direct(tensors) and all(t is None or (t.is_contiguous() and t.untyped_storage().data_ptr()) for t in tensors):
             checks.quantizer(bits, step, k)
             checks.vector(offset, k, "offset")
             checks.weight(k, lanes, n, scale, bias)

@@ -26,7 +26,7 @@ def one_device(arguments: tuple) -> None:
 def memory(arguments: tuple) -> None:
     """ValueError unless every tensor among the arguments has memory: kernels read what its address points to."""
     for x in arguments:
-        if isinstance(x, Tensor) and not x.data_ptr() and x.numel():
+        if isinstance(x, Tensor) and not x.untyped_storage().data_ptr() and x.numel():
             raise ValueError(
                 f"a tensor of shape {tuple(x.shape)} has no memory: its storage is resized to 0, or it is a zero tensor"
             )

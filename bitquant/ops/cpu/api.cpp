@@ -163,7 +163,8 @@ bq_status attend(const bq_attention &call, const Selection &by, int threads) {
             holds_nan(call.k, call.keys, call.d, call.k_batch, call.k_head, call.k_row, call) ||
             holds_nan(call.v, call.keys, call.dv, call.v_batch, call.v_head, call.v_row, call))
             return BQ_NAN;
-        std::memset(call.out, 0, static_cast<size_t>(heads * call.queries * call.dv) * sizeof(float));
+        const float nothing = 0.0f * *call.scale;  // NaN where the scale is no finite number, as with keys
+        for (int64_t i = 0; i < heads * call.queries * call.dv; ++i) call.out[i] = nothing;
         return BQ_OK;
     }
     const Kernels &isa = kernels();
