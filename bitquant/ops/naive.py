@@ -192,7 +192,7 @@ def _multiply(levels: Tensor, lanes: Tensor, out_features: int, scale: Tensor, b
 
 
 def _signs_of_words(words: Tensor, k: int) -> Tensor:
-    return _signs_of_bytes(words.contiguous().view(torch.uint8), k)
+    return _signs_of_bytes(contiguous(words).view(torch.uint8), k)
 
 
 def _sign(x: Tensor, name: str) -> Tensor:

@@ -68,7 +68,7 @@ class Draw:
             return torch.cat([x.new_zeros(1), x.reshape(-1)])[1:].view(x.shape)
         if way == 3 and x.ndim == 4:
             return x.contiguous(memory_format=torch.channels_last)
-        if way == 4 and x.ndim and x.shape[0]:
+        if way == 4 and x.ndim > 1 and x.shape[0]:
             return x[:1].expand(x.shape)
         return x
 
