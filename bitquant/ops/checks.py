@@ -23,10 +23,15 @@ def one_device(arguments: tuple) -> None:
         raise ValueError(f"all tensors of an op must be on one device, got {' and '.join(sorted(map(str, devices)))}")
 
 
+def has_memory(x: Tensor) -> bool:
+    """Whether there is something at its address, which tells where its storage begins only without an offset."""
+    return bool(x.data_ptr() and x.untyped_storage().nbytes()) or not x.numel()
+
+
 def memory(arguments: tuple) -> None:
     """ValueError unless every tensor among the arguments has memory: kernels read what its address points to."""
     for x in arguments:
-        if isinstance(x, Tensor) and not x.untyped_storage().data_ptr() and x.numel():
+        if isinstance(x, Tensor) and not has_memory(x):
             raise ValueError(
                 f"a tensor of shape {tuple(x.shape)} has no memory: its storage is resized to 0, or it is a zero tensor"
             )

@@ -145,7 +145,7 @@ bq_status multiply(const Linear &call, int64_t rows, int threads) {
 
 // Whether q, k or v does, of an attention without queries or keys.
 bool holds_nan(const float *x, int64_t rows, int64_t size, int64_t batch, int64_t head, int64_t row, const bq_attention &of) {
-    for (int64_t b = 0; b < of.batch; ++b)
+    for (int64_t b = 0; rows > 0 && b < of.batch; ++b)
         for (int64_t h = 0; h < of.heads; ++h)
             for (int64_t r = 0; r < rows; ++r)
                 for (int64_t i = 0; i < size; ++i) {
