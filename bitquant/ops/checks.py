@@ -179,5 +179,5 @@ def vector(x: Tensor, n: int, name: str, scalar: bool = True) -> None:
 
 
 def _integers(x: Tensor, n: int, name: str) -> None:
-    if x.dtype != torch.int64 or x.numel() != n:
+    if x.dtype != torch.int64 or x.numel() != n or x.ndim > 1:
         raise ValueError(f"{name} must be int64 with {n} elements, got {x.dtype} {list(x.shape)}")
