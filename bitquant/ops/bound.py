@@ -44,7 +44,7 @@ class BoundLinear:
         if not sizes or not x.dim() or dispatch.current() is not native:
             return None
         *lead, k = x.shape
-        if k != self._fixed[0]:
+        if k != self._fixed[0] or not checks.has_memory(x):
             return None
         out = x.new_empty(*lead, sizes[0])
         native.multiply(x.data_ptr(), out.data_ptr(), at, x.numel() // k, k, k, sizes)
@@ -55,7 +55,8 @@ class BoundLinear:
         offset, step, lanes, scale, bias = tensors
         k, n, bits, signed = self._fixed
         sizes = ()
-        if bits <= 8 and is_direct(tensors) and all(t is None or t.is_contiguous() for t in tensors):
+        held = (t for t in tensors if t is not None)
+        if bits <= 8 and is_direct(tensors) and all(t.is_contiguous() and checks.has_memory(t) for t in held):
             checks.quantizer(bits, step, k)
             checks.vector(offset, k, "offset")
             checks.weight(k, lanes, n, scale, bias)

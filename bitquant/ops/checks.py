@@ -12,6 +12,29 @@ from ..packing import LANES, bytes_for, words_for
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_EXACT = 1 << 24
 """Sums of +-1 below this are exact in fp32 (contract 1)."""
+END = 1 << 31
+"""Sizes, and what a kernel multiplies of them, stay below: its integers hold no more."""
+
+
+def one_device(arguments: tuple) -> None:
+    """ValueError unless all tensors among the arguments are on one device."""
+    devices = {x.device for x in arguments if isinstance(x, Tensor)}
+    if len(devices) > 1:
+        raise ValueError(f"all tensors of an op must be on one device, got {' and '.join(sorted(map(str, devices)))}")
+
+
+def has_memory(x: Tensor) -> bool:
+    """Whether there is something at its address, which tells where its storage begins only without an offset."""
+    return bool(x.data_ptr() and x.untyped_storage().nbytes()) or not x.numel()
+
+
+def memory(arguments: tuple) -> None:
+    """ValueError unless every tensor among the arguments has memory: kernels read what its address points to."""
+    for x in arguments:
+        if isinstance(x, Tensor) and not has_memory(x):
+            raise ValueError(
+                f"a tensor of shape {tuple(x.shape)} has no memory: its storage is resized to 0, or it is a zero tensor"
+            )
 
 
 def threshold_pack(x: Tensor, threshold: Tensor) -> None:
@@ -40,7 +63,7 @@ def words(words: Tensor, features: int) -> None:
 
 def weight(k: int, lanes: Tensor, n: int, scale: Tensor, bias: Tensor | None) -> None:
     shape = (-(-n // LANES), words_for(k), LANES)
-    if lanes.shape != shape or min(n, k) < 1 or lanes.dtype is not torch.int32:
+    if lanes.shape != shape or not 0 < n < END or k < 1 or lanes.dtype is not torch.int32:
         raise ValueError(f"{k} -> {n} features need int32 lanes {shape}, got {lanes.dtype} {tuple(lanes.shape)}")
     vector(scale, n, "scale")
     if bias is not None:
@@ -51,9 +74,9 @@ def quantizer(bits: int, step: Tensor | None, columns: int) -> None:
     """``columns`` levels, each with a weight of +-1, make a sum."""
     if bits not in (1, 2, 4, 8, 32):
         raise ValueError(f"bits must be 1, 2, 4, 8 or 32, got {bits}")
+    if bits <= 8 and (columns << bits if bits > 1 else columns + 1) > MAX_EXACT:
+        raise ValueError(f"sums of {columns} levels of {bits} bits are not exact in float32")
     if 1 < bits <= 8:
-        if columns << bits > MAX_EXACT:
-            raise ValueError(f"sums of {columns} levels of {bits} bits are not exact in float32")
         if step is None:
             raise ValueError(f"{bits}-bit levels need a step")
         vector(step, 1, "step")
@@ -75,13 +98,20 @@ def convolution(
         raise ValueError(f"x must be a float tensor (B, C, T) or (B, C, H, W), got {x.dtype} {tuple(x.shape)}")
     if (len(stride), len(dilation), len(padding)) != (space, space, 2 * space):
         raise ValueError(f"a {space}-D convolution needs {space} strides and dilations and {2 * space} paddings")
-    if min(*kernel_size, *stride, *dilation) < 1 or min(padding) < 0:
-        raise ValueError("kernel, stride and dilation must be at least 1, padding at least 0")
+    numbers = *kernel_size, *stride, *dilation, *(n + 1 for n in padding), groups, out_channels
+    if not all(isinstance(n, int) and 0 < n < END for n in numbers):
+        raise ValueError(
+            "kernel, stride, dilation, groups and channels must be at least 1, padding at least 0, all whole numbers"
+            " below 2^31"
+        )
     channels = x.shape[1]
-    if groups < 1 or channels < 1 or channels % groups or out_channels % groups:
+    if channels < 1 or channels % groups or out_channels % groups:
         raise ValueError(f"{channels} and {out_channels} channels cannot be split into {groups} groups")
-    if min(output_size(x.shape[2:], kernel_size, stride, padding, dilation)) < 1:
+    if min(x.shape[2:]) < 1 or min(output_size(x.shape[2:], kernel_size, stride, padding, dilation)) < 1:
         raise ValueError(f"an input of size {tuple(x.shape[2:])} is smaller than the kernel {list(kernel_size)}")
+    padded = [length + padding[2 * i] + padding[2 * i + 1] for i, length in enumerate(x.shape[2:])]
+    if math.prod(padded) >= END:
+        raise ValueError(f"an input of {math.prod(padded)} places with its padding is too large: at most 2^31 - 1")
     columns = math.prod(kernel_size) * (channels // groups)
     quantizer(bits, step, columns)
     vector(offset, channels, "offset")
@@ -106,6 +136,8 @@ def binary_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None, scale
         )
     if d >= MAX_EXACT or tk >= MAX_EXACT:
         raise ValueError(f"length {tk} and head size {d} must be below 2^24, where sums stop being exact")
+    if tq >= END or dv >= END or tk * max(d, dv) >= END:
+        raise ValueError(f"{tk} keys of size {d} and values of size {dv} are too many for one head: below 2^31 numbers")
     if keep is not None:
         fits = keep.ndim <= 4 and all(
             n in (1, full) for n, full in zip(reversed(keep.shape), (tk, tq, h, b), strict=False)
@@ -132,7 +164,7 @@ def embedding(indices: Tensor, packed: Tensor, bits: int, dim: int, scale: Tenso
     if bits not in (1, 2, 4, 8):
         raise ValueError(f"bits must be 1, 2, 4 or 8, got {bits}")
     shape, width = tuple(packed.shape), bytes_for(dim)
-    if packed.dtype != torch.uint8 or packed.ndim != 2 or dim < 1 or shape[1] != width or shape[0] % bits:
+    if packed.dtype != torch.uint8 or packed.ndim != 2 or not 0 < dim < END or shape[1] != width or shape[0] % bits:
         raise ValueError(
             f"packed rows of {dim} columns must be uint8 ({bits} * V, {width}), got {packed.dtype} {shape}"
         )
@@ -147,5 +179,5 @@ def vector(x: Tensor, n: int, name: str, scalar: bool = True) -> None:
 
 
 def _integers(x: Tensor, n: int, name: str) -> None:
-    if x.dtype != torch.int64 or x.numel() != n:
+    if x.dtype != torch.int64 or x.numel() != n or x.ndim > 1:
         raise ValueError(f"{name} must be int64 with {n} elements, got {x.dtype} {list(x.shape)}")

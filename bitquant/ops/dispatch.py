@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 from typing import NamedTuple
+
+import torch
 
 from . import library, naive, native
 from .triton import device as gpu
@@ -31,6 +34,17 @@ class BackendUnavailable(RuntimeError):
 
 _forced: ContextVar[str | None] = ContextVar("bitquant_backend", default=None)
 _automatic: dict[str, ModuleType] = {}
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    _automatic.clear()  # so that the next op comes by _by_name
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def backends() -> list[Backend]:
@@ -93,7 +107,21 @@ def _problem(name: str) -> str | None:
     return f"backend {name!r} cannot run: {reason}" if reason else None
 
 
+def _use_one_thread() -> None:
+    """OpenMP's threads do not survive a fork: a call, ours or torch's, that hands work to them never returns."""
+    global _forked
+    _forked = False
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        warnings.warn(
+            "this process was forked, so torch and bitquant run on one thread here: start it by spawn to use more",
+            stacklevel=2,
+        )
+
+
 def _by_name(name: str, device: str) -> ModuleType:
+    if _forked and device == "cpu":
+        _use_one_thread()
     if name not in NAMES:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)}")
     if problem := _problem(name):

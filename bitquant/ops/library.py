@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch  # noqa: F401  first, so that its OpenMP runtime is the one the library finds
 
-ABI_VERSION = 6
-OK, NAN, INDEX, TABLE, NO_MEMORY, UNSUPPORTED = range(6)  # bq_status of bitquant.h
+ABI_VERSION = 7
+OK, NAN, INDEX, TABLE, NO_MEMORY, UNSUPPORTED, GEOMETRY = range(7)  # bq_status of bitquant.h
 FILE_NAME = {"darwin": "libbitquant_cpu.dylib", "win32": "bitquant_cpu.dll"}.get(sys.platform, "libbitquant_cpu.so")
 
 _SIGNATURES = {

@@ -66,7 +66,7 @@ def integer_linear(
     scale: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    return _multiply(_levels(x, offset, step, bits, signed), lanes, out_features, scale, bias).to(x.dtype)
+    return _multiply(levels_of(x, offset, step, bits, signed), lanes, out_features, scale, bias).to(x.dtype)
 
 
 def convolution(
@@ -88,7 +88,7 @@ def convolution(
     space = len(kernel_size)
     by_channel = x.movedim(1, -1)
     valid = (by_channel != 0).any(-1, keepdim=True)
-    levels = contiguous((_levels(by_channel, offset, step, bits, signed) * valid).movedim(-1, 1))
+    levels = contiguous((levels_of(by_channel, offset, step, bits, signed) * valid).movedim(-1, 1))
     taps = math.prod(kernel_size)
     signs = _signs_of_words(packing.from_lanes(lanes, out_channels), taps * (x.shape[1] // groups))
     weight = contiguous(signs.view(out_channels, *kernel_size, -1).movedim(-1, 1))
@@ -130,28 +130,37 @@ def embedding(indices: Tensor, packed: Tensor, bits: int, dim: int, scale: Tenso
     return out.view(*indices.shape, dim)
 
 
-def _levels(x: Tensor, offset: Tensor, step: Tensor | None, bits: int, signed: bool) -> Tensor:
-    """fp32 levels of x: two values at 1 bit, LSQ levels at 2 to 8, x itself at 32."""
+def levels_of(x: Tensor, offset: Tensor, step: Tensor | None, bits: int, signed: bool) -> Tensor:
+    """fp32 levels of x: two values at 1 bit, LSQ levels at 2 to 8, x itself at 32. ValueError: NaN."""
     if bits == 1:
         compared = _compare(x, offset, not signed)
         return _plus_minus(compared) if signed else compared.to(torch.float32)
     values = x.to(torch.float32)
-    _reject_nan(values, "x")
     if bits == 32:
+        reject_nan(values, "x")
         return values
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return torch.round((values + offset) / step).clamp_(low, high)
+    levels = torch.round((values + offset) / step)
+    reject_nan(levels, "x")  # also where inf - inf or 0 / 0 makes it
+    return levels.clamp_(low, high)
 
 
 def _compare(x: Tensor, threshold: Tensor, strict: bool) -> Tensor:
     values = x.to(torch.float32)
-    _reject_nan(values, "x")
+    reject_nan(values, "x")
+    if values.numel():
+        reject_nan(threshold, "x")
     return values > threshold if strict else values >= threshold
 
 
-def _reject_nan(values: Tensor, name: str) -> None:
+def reject_nan(values: Tensor, name: str) -> None:
+    """ValueError where ``values``, or what ``name`` becomes by its threshold, shift and step, hold NaN."""
     if bool(torch.isnan(values).any()):
-        raise ValueError(f"{name} holds NaN, which has no sign bit")
+        raise ValueError(nan_message(name))
+
+
+def nan_message(name: str) -> str:
+    return f"{name} holds NaN, which has no sign bit, or becomes NaN where it is quantized"
 
 
 def _plus_minus(bits: Tensor) -> Tensor:
@@ -183,12 +192,12 @@ def _multiply(levels: Tensor, lanes: Tensor, out_features: int, scale: Tensor, b
 
 
 def _signs_of_words(words: Tensor, k: int) -> Tensor:
-    return _signs_of_bytes(words.view(torch.uint8), k)
+    return _signs_of_bytes(contiguous(words).view(torch.uint8), k)
 
 
 def _sign(x: Tensor, name: str) -> Tensor:
     values = x.to(torch.float32)
-    _reject_nan(values, name)
+    reject_nan(values, name)
     return _plus_minus(values >= 0)
 
 

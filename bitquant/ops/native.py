@@ -16,7 +16,7 @@ from ..packing import words_for
 from . import elastic as elastic  # what the quantizers of trained layers use
 from . import naive
 from .checks import output_size
-from .library import INDEX, NAN, OK, TABLE, load
+from .library import GEOMETRY, INDEX, NAN, OK, TABLE, load
 
 # The structures of bitquant.h, whose members all have eight bytes: addresses (Q), then whole numbers (q).
 _LINEAR = Struct("@7Q8q3Q3q").pack
@@ -269,7 +269,9 @@ def _check(status: int, name: str) -> None:
     if status == OK:
         return
     if status == NAN:
-        raise ValueError(f"{name} holds NaN, which has no sign bit")
+        raise ValueError(naive.nan_message(name))
     if status == TABLE:
         raise ValueError("table entries must be 0 to 4096 and the ratio not negative")
+    if status == GEOMETRY:
+        raise ValueError("a size, a stride or a product of sizes is too large for the CPU kernels")
     raise MemoryError("no memory for the scratch space of a CPU kernel")

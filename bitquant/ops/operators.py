@@ -25,19 +25,28 @@ def _operator(schema: str, check, fake):
 
     def on(device):
         def kernel(*args):
+            checks.memory(args)
             check(*args)
             return getattr(dispatch.current(device), name, definition)(*args)
 
         return kernel
 
+    def dispatched(kernel):
+        def of_one_device(*args):
+            checks.one_device(args)
+            return kernel(*args)
+
+        return of_one_device
+
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(name, on_any_device, "CompositeExplicitAutograd")
-    _library.impl(name, on_cpu := on("cpu"), "CPU")
-    _library.impl(name, on("cuda"), "CUDA")
-    torch.library.register_fake(f"bitquant::{name}", fake, lib=_library)
+    _library.impl(name, dispatched(on_any_device), "CompositeExplicitAutograd")
+    on_cpu = on("cpu")
+    _library.impl(name, dispatched(on_cpu), "CPU")
+    _library.impl(name, dispatched(on("cuda")), "CUDA")
+    torch.library.register_fake(f"bitquant::{name}", dispatched(fake), lib=_library)
     operator = getattr(torch.ops.bitquant, name).default
 
-    def call(*args):
+    def call(*args):  # what is direct is on one device
         return (on_cpu if is_direct(args) else operator)(*args)
 
     return call

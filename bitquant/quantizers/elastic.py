@@ -41,14 +41,15 @@ class FloorScale(torch.autograd.Function):
         return grad
 
 
-def check_numbers(x: Tensor) -> None:
+def check_numbers(*tensors: Tensor) -> None:
     """ValueError, on a GPU an assertion that stops the device, for NaN: it has no sign bit."""
-    try:
-        torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
-    except RuntimeError as error:
-        if NAN_MESSAGE not in str(error):
-            raise
-        raise ValueError(NAN_MESSAGE) from None
+    for x in tensors:
+        try:
+            torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
+        except RuntimeError as error:
+            if NAN_MESSAGE not in str(error):
+                raise
+            raise ValueError(NAN_MESSAGE) from None
 
 
 def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class SignedLevels(torch.autograd.Function):
         ctx.smooth = smooth
         if kernels := kernels_for(x, shift, alpha):
             return kernels.levels(x, shift, alpha, -1, 1)
-        check_numbers(x)
+        check_numbers(x, shift)
         return (x >= -shift).to(x.dtype).mul_(2).sub_(1)
 
     @staticmethod
@@ -87,8 +88,12 @@ class UnitLevels(torch.autograd.Function):
         ctx.save_for_backward(x, shift, alpha)
         if bits is None and (kernels := kernels_for(x, shift, alpha)):
             return kernels.levels(x, shift, alpha, 0, 1)
-        check_numbers(x)  # also where integers decide: the NaN of a scale shows in the softmax alone
-        return (x > alpha / 2 - shift if bits is None else bits).to(x.dtype)
+        if bits is None:
+            limit = alpha / 2 - shift
+            check_numbers(x, limit)
+            return (x > limit).to(x.dtype)
+        check_numbers(x)  # where integers decide, the NaN of a scale shows in the softmax alone
+        return bits.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

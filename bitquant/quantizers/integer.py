@@ -26,8 +26,9 @@ class IntegerLevels(torch.autograd.Function):
         ctx.range = low, high
         if kernels := kernels_for(x, shift, alpha):
             return kernels.levels(x, shift, alpha, low, high)
-        check_numbers(x)
-        return torch.round((x + shift) / alpha).clamp_(low, high)
+        levels = torch.round((x + shift) / alpha)
+        check_numbers(levels)  # also where inf - inf or 0 / 0 makes NaN
+        return levels.clamp_(low, high)
 
     @staticmethod
     def backward(ctx, grad):

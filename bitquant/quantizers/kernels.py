@@ -22,6 +22,7 @@ def kernels_for(x: Tensor, shift: Tensor, alpha: Tensor, *grad: Tensor) -> Modul
         all(type(t) in (Tensor, nn.Parameter) and torch._C._has_storage(t) for t in (x, shift, alpha, *grad))
         and all(t.dtype == torch.float32 and t.device == x.device for t in (x, shift, alpha, *grad))
         and x.numel() > 0
+        and all(t.data_ptr() for t in (x, shift, alpha, *grad))  # a zero tensor has no memory
         and alpha.numel() == 1
         and (shift.numel() == 1 or one_each)
     )

@@ -26,21 +26,22 @@ def test_a_c_program_uses_the_library(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-def run_over_odd_shapes(folder, *, prefix="", flags=(), run=(), settings=()):
-    """Build the library and shapes.c with the compilers of that prefix, and run them."""
-    root, library, program = HERE.parents[1], folder / "libbitquant_cpu.so", folder / "shapes"
+def run_programs(folder, *, prefix="", flags=(), run=(), settings=()):
+    """Build the library, shapes.c and hostile.c with the compilers of that prefix, and run both."""
+    root, library = HERE.parents[1], folder / "libbitquant_cpu.so"
     options = [f"-DCMAKE_CXX_COMPILER={prefix}g++", f"-DCMAKE_CXX_FLAGS_DEBUG={' '.join(flags)}"]
-    build = (
+    commands = [
         ["cmake", "-S", str(root), "-B", str(folder), *options, "-DCMAKE_BUILD_TYPE=Debug", *settings],
         ["cmake", "--build", str(folder)],
-    )
-    compiled = [f"{prefix}gcc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", *flags, f"-I{HEADERS}"]
-    compiled += [str(HERE / "shapes.c"), str(library), f"-Wl,-rpath,{folder}", "-lm", "-o", str(program)]
-    for command in (*build, compiled):
+    ]
+    compiler = [f"{prefix}gcc", "-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", *flags, f"-I{HEADERS}"]
+    linked = [str(library), f"-Wl,-rpath,{folder}", "-lm"]
+    for name in ("shapes", "hostile"):
+        commands.append([*compiler, str(HERE / f"{name}.c"), *linked, "-o", str(folder / name)])
+        commands.append([*run, str(folder / name)])
+    for command in commands:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    done = subprocess.run([*run, str(program)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -50,10 +51,10 @@ def missing(*programs):
 
 @pytest.mark.skipif(bool(missing("cmake", "gcc", "g++")), reason=f"not installed: {missing('cmake', 'gcc', 'g++')}")
 @pytest.mark.skipif(sys.platform != "linux", reason="sanitizers as GCC has them on Linux")
-def test_odd_shapes_under_address_and_undefined_behaviour_sanitizers(tmp_path):
+def test_odd_and_hostile_shapes_under_address_and_undefined_behaviour_sanitizers(tmp_path):
     """With the tile instructions emulated: no processor at hand may have them."""
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-sanitize=null,object-size"]
-    report = run_over_odd_shapes(tmp_path, flags=flags, settings=["-DBITQUANT_EMULATE_AMX=ON"])
+    report = run_programs(tmp_path, flags=flags, settings=["-DBITQUANT_EMULATE_AMX=ON"])
     ran = [line.split(":")[0] for line in report.splitlines()]
     assert [name for name in ran if name != "amx"] == [name for name in library.instruction_sets() if name != "amx"]
     assert "amx" in ran or "avx512" not in ran
@@ -63,10 +64,10 @@ ARM = ("cmake", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 
 @pytest.mark.skipif(bool(missing(*ARM)), reason=f"not installed: {missing(*ARM)}")
-def test_odd_shapes_on_an_emulated_arm_processor(tmp_path):
+def test_odd_and_hostile_shapes_on_an_emulated_arm_processor(tmp_path):
     system = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
     emulator = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
-    report = run_over_odd_shapes(tmp_path, prefix="aarch64-linux-gnu-", run=emulator, settings=system)
+    report = run_programs(tmp_path, prefix="aarch64-linux-gnu-", run=emulator, settings=system)
     assert [line.split(":")[0] for line in report.splitlines()] == ["neon", "portable"]
 
 

@@ -2,10 +2,13 @@
 #include <atomic>
 #include <cstdlib>
 
-#include "kernels.h"
+#include "bounds.h"
 
 #if defined(_OPENMP)
 #include <omp.h>
+#endif
+#if !defined(_WIN32)
+#include <pthread.h>
 #endif
 #if defined(BITQUANT_AMX)
 #include <cpuid.h>
@@ -81,16 +84,24 @@ class Status {
     std::atomic<bq_status> value{BQ_OK};
 };
 
-int team_size(int threads, int64_t microseconds) {
-    const int64_t useful = microseconds / US_PER_THREAD;
+// How many threads a call is worth: of so many products, at so many a microsecond. Products in floating point: 64 bits
+// do not hold those of the largest arrays.
+int team_size(int threads, double products, int64_t per_microsecond) {
+    const double useful = products / static_cast<double>(per_microsecond * US_PER_THREAD);
     return useful < 2 || threads < 2 ? 1 : static_cast<int>(useful < threads ? useful : threads);
 }
 
-// work(part) for every part of `parts`, on one thread each.
+// The threads of OpenMP do not survive a fork, and a team of them would be waited for without end.
+std::atomic<bool> forked{false};
+#if !defined(_WIN32)
+const int watched = pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+#endif
+
+// work(part) for every part of `parts`, on one thread each; in a forked process all on this one.
 template <class Work>
 void in_parallel(int parts, const Work &work) {
 #if defined(_OPENMP)
-    if (parts > 1) {
+    if (parts > 1 && !forked.load(std::memory_order_relaxed)) {
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
         for (int part = 0; part < parts; ++part) work(part);
         return;
@@ -117,7 +128,7 @@ Quantizer quantizer_of(const bq_linear &c) {
 bq_status multiply(const Linear &call, int64_t rows, int threads) {
     const Kernels &isa = kernels();
     const int64_t k = call.input.k;
-    const int team = team_size(threads, rows * k * (call.n * call.input.to.bits + 64) / isa.macs_per_us);
+    const int team = team_size(threads, static_cast<double>(rows) * k * (call.n * call.input.to.bits + 64), isa.macs_per_us);
     // Few rows: the threads share the columns instead, and each packs all rows, which is cheap for so few.
     const bool by_rows = rows >= 8 * team;
     const int64_t groups = ceil_div(call.n, LANES);
@@ -132,16 +143,33 @@ bq_status multiply(const Linear &call, int64_t rows, int threads) {
     return status;
 }
 
+// Whether q, k or v does, of an attention without queries or keys.
+bool holds_nan(const float *x, int64_t rows, int64_t size, int64_t batch, int64_t head, int64_t row, const bq_attention &of) {
+    for (int64_t b = 0; rows > 0 && b < of.batch; ++b)
+        for (int64_t h = 0; h < of.heads; ++h)
+            for (int64_t r = 0; r < rows; ++r)
+                for (int64_t i = 0; i < size; ++i) {
+                    const float value = x[b * batch + h * head + r * row + i];
+                    if (value != value) return true;
+                }
+    return false;
+}
+
 bq_status attend(const bq_attention &call, const Selection &by, int threads) {
     const int64_t heads = call.batch * call.heads;
-    if (heads == 0 || call.queries == 0) return BQ_OK;
-    if (call.keys == 0) {
-        std::memset(call.out, 0, static_cast<size_t>(heads * call.queries * call.dv) * sizeof(float));
+    if (heads == 0) return BQ_OK;
+    if (call.queries == 0 || call.keys == 0) {
+        if (holds_nan(call.q, call.queries, call.d, call.q_batch, call.q_head, call.q_row, call) ||
+            holds_nan(call.k, call.keys, call.d, call.k_batch, call.k_head, call.k_row, call) ||
+            holds_nan(call.v, call.keys, call.dv, call.v_batch, call.v_head, call.v_row, call))
+            return BQ_NAN;
+        const float nothing = 0.0f * *call.scale;  // NaN where the scale is no finite number, as with keys
+        for (int64_t i = 0; i < heads * call.queries * call.dv; ++i) call.out[i] = nothing;
         return BQ_OK;
     }
     const Kernels &isa = kernels();
-    const int64_t macs = heads * call.queries * (call.keys + 64) * (call.d + call.dv + 64);
-    const int team = team_size(threads, macs / isa.macs_per_us);
+    const double macs = static_cast<double>(heads) * call.queries * (call.keys + 64) * (call.d + call.dv + 64);
+    const int team = team_size(threads, macs, isa.macs_per_us);
     // With few heads, several threads share one and each packs its keys again: cheap beside the scores.
     const int64_t blocks = heads >= team ? 1 : ceil_div(team, heads);
     Status status;
@@ -176,7 +204,7 @@ int64_t convolution_scratch(const bq_convolution &call, const Tiles &part) {
     const int64_t channels = call.channels / call.groups, taps = call.kernel[0] * call.kernel[1];
     const int64_t planes = call.bits > 2 ? call.bits : 2, words = ceil_div(channels, WORD_BITS);
     const int64_t positions = end_position(grid, part) - first_position(grid, part) + 2 * LANES;
-    return 2 * taps + (call.stride[1] + 2) * LANES + positions * (1 + level_words(call)) + LANES * (call.bits * words + 1) +
+    return 2 * taps + grid.reach + 2 * LANES + positions * (1 + level_words(call)) + LANES * (call.bits * words + 1) +
            PASS_TILES * planes * ceil_div(taps * channels, WORD_BITS) * LANES;
 }
 
@@ -212,9 +240,10 @@ int64_t bq_limit(int64_t rounds, int threads) {
 
 bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t stride, const float *threshold,
                             int64_t threshold_size, int strict, uint32_t *words, int32_t *ones, int threads) {
+    if (!is_exact(k, 1) || !is_array(rows, k) || !is_strided(rows, stride) || !is_vector(threshold_size, k)) return BQ_GEOMETRY;
     const Kernels &isa = kernels();
     const Rows in{x, k, stride, {threshold, threshold_size != 1, !strict, 1, 1}};
-    const int team = team_size(threads, rows * k / 8000);
+    const int team = team_size(threads, static_cast<double>(rows) * k, 8000);
     Status status;
     in_parallel(team, [&](int part) {
         const Range mine(rows, 1, part, team);
@@ -225,6 +254,7 @@ bq_status bq_threshold_pack(const float *x, int64_t rows, int64_t k, int64_t str
 }
 
 bq_status bq_multiply(const bq_linear *call, int threads) {
+    if (!is_sound(*call)) return BQ_GEOMETRY;
     const Rows in{call->x, call->k, call->stride, quantizer_of(*call), call->x_words};
     const Next next{call->out_words, call->next_offset, call->next_offset_size != 1, call->next_is_signed != 0,
                     call->next_relu != 0};
@@ -233,13 +263,14 @@ bq_status bq_multiply(const bq_linear *call, int threads) {
 }
 
 bq_status bq_convolve(const bq_convolution *call, int threads) {
+    if (!is_sound(*call)) return BQ_GEOMETRY;
+    if (call->batch == 0) return BQ_OK;
     const Kernels &isa = kernels();
     const Grid grid = grid_of(*call);
     const int64_t inputs = call->batch * call->channels * call->height * call->width;
     const int64_t k = call->kernel[0] * call->kernel[1] * (call->channels / call->groups);
-    const int64_t products = call->batch * call->out_channels * grid.tiles * LANES * (k * call->bits + 64);
-    const int team = team_size(threads, (products + inputs * 64) / isa.macs_per_us);
-    if (call->batch == 0) return BQ_OK;
+    const double outputs = static_cast<double>(call->batch) * call->out_channels * grid.tiles * LANES;
+    const int team = team_size(threads, outputs * (k * call->bits + 64) + 64.0 * inputs, isa.macs_per_us);
     // A block packs the positions it reads: large enough to share few of them with the next, small enough for a cache.
     const int64_t shared = 2 * ceil_div(grid.span, LANES * grid.column_step);
     const int64_t wanted = ceil_div(grid.tiles, shared > 32 ? shared : 32), needed = ceil_div(team, call->batch);
@@ -269,10 +300,11 @@ bq_status bq_convolve(const bq_convolution *call, int threads) {
 }
 
 bq_status bq_attention_rowmax(const bq_attention *call, const int64_t *margin, int threads) {
-    return attend(*call, {nullptr, *margin, 0}, threads);
+    return is_sound(*call) ? attend(*call, {nullptr, *margin, 0}, threads) : BQ_GEOMETRY;
 }
 
 bq_status bq_attention_table(const bq_attention *call, const int64_t *table, const int64_t *ratio, int threads) {
+    if (!is_sound(*call)) return BQ_GEOMETRY;
     if (*ratio < 0) return BQ_TABLE;
     for (int64_t i = 0; i <= call->d; ++i)
         if (table[i] < 0 || table[i] > TABLE_MAX) return BQ_TABLE;
@@ -281,9 +313,11 @@ bq_status bq_attention_table(const bq_attention *call, const int64_t *table, con
 
 bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *packed, int64_t rows, int64_t bits,
                        int64_t dim, const float *scale, int64_t scale_size, float *out, int threads) {
-    const Kernels &isa = kernels();
-    const int team = team_size(threads, count * dim * bits / 8000);
+    if (!is_size(dim) || !is_size(rows, 0) || !is_width(bits) || !is_vector(scale_size, rows)) return BQ_GEOMETRY;
     const int64_t bytes = ceil_div(dim, 8);
+    if (!is_array(count, dim) || !is_array(rows, bits, bytes)) return BQ_GEOMETRY;
+    const Kernels &isa = kernels();
+    const int team = team_size(threads, static_cast<double>(count) * dim * bits, 8000);
     Status status;
     in_parallel(team, [&](int part) {
         const Range mine(count, 1, part, team);
@@ -298,8 +332,9 @@ bq_status bq_embedding(const int64_t *indices, int64_t count, const uint8_t *pac
 }
 
 bq_status bq_elastic_levels(const bq_elastic *call, int threads) {
+    if (!is_sound(*call)) return BQ_GEOMETRY;
     const Kernels &isa = kernels();
-    const int team = team_size(threads, call->rows * call->k / 2000);
+    const int team = team_size(threads, static_cast<double>(call->rows) * call->k, 2000);
     Status status;
     in_parallel(team, [&](int part) {
         const Range mine(call->rows, 1, part, team);
@@ -310,12 +345,13 @@ bq_status bq_elastic_levels(const bq_elastic *call, int threads) {
 
 bq_status bq_elastic_gradient(const bq_elastic *call, const float *grad, float *for_x, float *for_shift, float *for_alpha,
                               int64_t blocks, int threads) {
+    if (!is_sound(*call) || blocks < 1 || !is_array(blocks, call->k)) return BQ_GEOMETRY;
     const Kernels &isa = kernels();
     const int64_t k = call->k, size = ceil_div(call->rows, blocks);
     std::memset(for_shift, 0, static_cast<size_t>(blocks * k) * sizeof(float));
     std::memset(for_alpha, 0, static_cast<size_t>(blocks * k) * sizeof(float));
     if (call->rows == 0) return BQ_OK;
-    const int team = team_size(threads, call->rows * k / 1000);
+    const int team = team_size(threads, static_cast<double>(call->rows) * k, 1000);
     in_parallel(team, [&](int part) {
         const Range mine(blocks, 1, part, team);
         for (int64_t b = mine.from; b < mine.to; ++b) {

@@ -10,8 +10,14 @@
  * each multiplication, division and addition in the order written here: no fused multiply-add. Every instruction set
  * and every number of threads gives the same bits.
  *
- * Every function may be called from several threads at once. `threads` is the most OpenMP threads a call may use. Strides
- * are in elements. Pointers need no more alignment than their type.
+ * Bounds: sizes are below 2^31, and so are dilation * (kernel - 1), a padded plane of a convolution, and the keys or values of
+ * a head; an array spans less than 2^48 elements. What is outside of them is refused with BQ_GEOMETRY.
+ *
+ * NaN is refused with BQ_NAN wherever it would decide a bit or a level, also where inf - inf or 0 / 0 makes it.
+ *
+ * Every function may be called from several threads at once. `threads` is the most OpenMP threads a call may use; a forked
+ * process uses one, as threads do not survive a fork. Strides are in elements. Pointers need no more alignment than their
+ * type.
  */
 #ifndef BITQUANT_H
 #define BITQUANT_H
@@ -28,15 +34,16 @@
 extern "C" {
 #endif
 
-#define BQ_ABI_VERSION 6
+#define BQ_ABI_VERSION 7
 
 typedef enum bq_status {
     BQ_OK = 0,
-    BQ_NAN = 1,         /* an input holds NaN, which has no sign bit; the output is undefined */
+    BQ_NAN = 1,         /* an input, or what it is compared with or rounded to, is NaN; the output is undefined */
     BQ_INDEX = 2,       /* an embedding index is out of range; the output is undefined */
     BQ_TABLE = 3,       /* a table entry is outside 0..4096 or the ratio is negative; nothing was written */
     BQ_NO_MEMORY = 4,   /* scratch memory could not be allocated; the output is undefined */
     BQ_UNSUPPORTED = 5, /* unknown instruction set, or one this processor or build lacks */
+    BQ_GEOMETRY = 6,    /* a size, or a sum or product of sizes, is out of bounds; nothing was read or written */
 } bq_status;
 
 /* BQ_ABI_VERSION of the library, for callers that load it at run time. */
@@ -69,7 +76,7 @@ typedef struct bq_linear {
     const uint32_t *lanes;       /* n rows of k signs */
     const float *scale, *bias;   /* scale: n, or one. bias: n, or NULL */
     int64_t rows, k, stride, n, offset_size, scale_size;
-    int64_t bits, is_signed;     /* 1 to 8; at 1 bit {-1,+1} where signed, else {0,1} */
+    int64_t bits, is_signed;     /* 1, 2, 4 or 8; at 1 bit {-1,+1} where signed, else {0,1} */
     const uint32_t *x_words;     /* NULL, or x as rows x ceil(k/32) words, at 1 bit; offset is then not read */
     uint32_t *out_words;         /* NULL, or rows x ceil(n/32): the result as the bits that a next product starts from */
     const float *next_offset;    /* with out_words: n of them, or one: the bit is y >= offset, or > where not signed */
@@ -94,7 +101,7 @@ typedef struct bq_convolution {
     int64_t x_batch, x_channel, x_row, x_column; /* strides */
     int64_t kernel[2], stride[2], dilation[2];
     int64_t before[2], after[2]; /* padding */
-    int64_t bits, is_signed;     /* 1 to 8; at 1 bit {-1,+1} where signed, else {0,1} */
+    int64_t bits, is_signed;     /* 1, 2, 4 or 8; at 1 bit {-1,+1} where signed, else {0,1} */
 } bq_convolution;
 
 /* out = acc * scale + bias, acc = sum of level * sign over the taps inside the input and the channels of the group.
@@ -140,7 +147,7 @@ typedef struct bq_elastic {
     int64_t smooth;              /* for gradients: slope 2 - 2 |u| instead of 1 in the window low..high of u */
 } bq_elastic;
 
-/* BQ_NAN: x or shift holds NaN. */
+/* BQ_NAN: x or shift holds NaN, or a level is NaN. */
 BQ_API bq_status bq_elastic_levels(const bq_elastic *call, int threads);
 
 /* With u = (x + shift) / alpha: for_x = slope(u) * grad / alpha. The rows are summed in `blocks` blocks of equal size, each

@@ -46,14 +46,16 @@ class Convolution {
         const auto carve = [&](int64_t n) { return reinterpret_cast<int32_t *>((scratch += n) - n); };
         offsets = carve(taps);
         sorted = carve(taps);
-        sums = carve((c.stride[1] + 2) * LANES);
+        sums = carve(input.grid.reach + 2 * LANES);
         patches = scratch;
         for (int64_t t = 0; t < taps; ++t) {
             const int64_t row = t / c.kernel[1] * c.dilation[0], column = t % c.kernel[1] * c.dilation[1];
             offsets[t] = static_cast<int32_t>(row * input.grid.width + column);
         }
         int32_t columns[LANES];
-        for (int64_t i = 0; i < LANES; ++i) columns[i] = static_cast<int32_t>(i * input.grid.column_step);
+        const int64_t last = input.grid.reach - 1;  // lanes beyond it repeat it: an output of few columns may step far
+        for (int64_t i = 0; i < LANES; ++i)
+            columns[i] = static_cast<int32_t>(i * input.grid.column_step < last ? i * input.grid.column_step : last);
         index = Lanes::load(columns);
     }
 
@@ -130,7 +132,7 @@ class Convolution {
                     ++t, column += LANES, start += LANES;
                     write(place(row, column), n, high);
                 } else {
-                    for (int64_t i = 0; i < LANES * step; i += 2 * LANES) {
+                    for (int64_t i = 0; i < input.grid.reach; i += 2 * LANES) {
                         sum_taps(start + i, positive, low, high);
                         low.store(sums + i);
                         high.store(sums + i + LANES);

@@ -1,20 +1,22 @@
 // Levels for training as floats, and the straight-through gradients of their inputs. Included once per instruction set:
 // plain loops, which the compiler vectorizes.
 
-// out[i] for one row; false if x or the shift holds NaN. Written without branches on the data.
+// out[i] for one row; false if x, the shift or the result is NaN. Written without branches on the data.
 template <class Rule>
 static BQ_INLINE bool levels_of_row(const bq_elastic &e, const float *x, float *out, const Rule &rule) {
     int32_t nan = 0;
     if (e.shift_size == 1) {
         const float shift = *e.shift;
         for (int64_t i = 0; i < e.k; ++i) {
-            nan |= (x[i] != x[i]) | (shift != shift);
-            out[i] = rule(x[i], shift);
+            const float level = rule(x[i], shift);
+            nan |= (x[i] != x[i]) | (shift != shift) | (level != level);
+            out[i] = level;
         }
     } else {
         for (int64_t i = 0; i < e.k; ++i) {
-            nan |= (x[i] != x[i]) | (e.shift[i] != e.shift[i]);
-            out[i] = rule(x[i], e.shift[i]);
+            const float level = rule(x[i], e.shift[i]);
+            nan |= (x[i] != x[i]) | (e.shift[i] != e.shift[i]) | (level != level);
+            out[i] = level;
         }
     }
     return !nan;
@@ -37,7 +39,8 @@ static bool elastic_levels(const bq_elastic &e, int64_t row, int64_t rows) {
                                    [](float v, float shift) BQ_INLINE_LAMBDA { return v >= -shift ? 1.0f : -1.0f; });
         } else {
             clean &= levels_of_row(e, x, out, [=](float v, float shift) BQ_INLINE_LAMBDA {
-                return v > half - shift ? 1.0f : 0.0f;
+                const float limit = half - shift;
+                return v > limit ? 1.0f : limit == limit ? 0.0f : limit;
             });
         }
     }

@@ -34,9 +34,10 @@ struct PaddedInput {
     // work(index, x, n) for every run of up to 16 neighbouring input positions in the part, in rising order.
     template <class Work>
     void over_input(const Work &work) const {
-        for (int64_t r = first / grid.width; r * grid.width < end; ++r) {
-            const int64_t y = r - call.before[0], origin = r * grid.width + call.before[1] - first;
-            if (y < 0 || y >= call.height) continue;
+        const int64_t above = first / grid.width - call.before[0];
+        for (int64_t y = above < 0 ? 0 : above; y < call.height; ++y) {
+            const int64_t start = (y + call.before[0]) * grid.width, origin = start + call.before[1] - first;
+            if (start >= end) break;
             const int64_t from = origin < 0 ? -origin : 0;
             const int64_t stop = call.width < end - first - origin ? call.width : end - first - origin;
             const float *const x = call.x + tiles.batch * call.x_batch + y * call.x_row;
@@ -83,7 +84,7 @@ struct PaddedInput {
         });
     }
 
-    // Levels of `count` groups of a single channel, up to 16, as short integers. False if one holds NaN.
+    // Levels of `count` groups of a single channel, up to 16, as short integers. False if one is NaN.
     bool quantize(int64_t group, int64_t count) {
         std::memset(levels, 0, static_cast<size_t>(count * pitch) * sizeof *levels);
         if (channels_dense()) return quantize_rows(group, count);
@@ -92,15 +93,16 @@ struct PaddedInput {
         return clean;
     }
 
-    // Bit planes of the levels of a group's channels. False if one holds NaN.
+    // Bit planes of the levels of a group's channels. False if one is NaN.
     bool pack_group(int64_t group) {
         std::memset(levels, 0, static_cast<size_t>(to.bits * words * pitch) * sizeof *levels);
         return channels_dense() ? pack_rows(group * channels) : pack_columns(group * channels);
     }
 
   private:
-    Lanes level(const Levels &several, Floats x, Floats shift) const {
-        if (to.bits > 1) return several.of(x, shift);
+    Lanes level(const Levels &several, Floats x, Floats shift, Mask &nan) const {
+        if (to.bits > 1) return several.of(x, shift, nan);
+        nan |= unordered(x, shift);
         return select(one_bit(x, shift), Lanes::all(1), Lanes::all(to.is_signed ? -1 : 0));
     }
 
@@ -109,9 +111,10 @@ struct PaddedInput {
         const Levels several(to);
         Mask nan = 0;
         over_input([&](int64_t at, const float *x, int64_t n) {
-            const Floats value = load(x, channel, n);
-            nan |= is_nan(value);
-            store_shorts(select(counts(at, n), level(several, value, shift), Lanes::all(0)), column + at);
+            Mask none = 0;
+            const Lanes levels = level(several, load(x, channel, n), shift, none);
+            nan |= none & ((1u << n) - 1);
+            store_shorts(select(counts(at, n), levels, Lanes::all(0)), column + at);
         });
         return nan == 0;
     }
@@ -122,15 +125,12 @@ struct PaddedInput {
         Mask nan = 0;
         over_input([&](int64_t at, const float *x, int64_t n) {
             for (int64_t i = 0; i < n; ++i) {
-                if (!valid[at + i]) continue;
-                const Floats value = Floats::load(x + i * call.x_column + channel, count);
                 int16_t vector[LANES];
-                nan |= is_nan(value);
-                store_shorts(level(several, value, shift), vector);
-                for (int64_t c = 0; c < count; ++c) shorts(c)[at + i] = vector[c];
+                store_shorts(level(several, Floats::load(x + i * call.x_column + channel, count), shift, nan), vector);
+                for (int64_t c = 0; valid[at + i] && c < count; ++c) shorts(c)[at + i] = vector[c];
             }
         });
-        return nan == 0;
+        return (nan & ((1u << count) - 1)) == 0;
     }
 
     bool pack_rows(int64_t channel) {
@@ -161,13 +161,15 @@ struct PaddedInput {
                     const auto put = [&](int plane, Mask set) {
                         word[plane] = word[plane] | select(set & here, bit, Lanes::all(0));
                     };
-                    nan |= is_nan(value);
+                    Mask none = 0;
                     if (to.bits == 1) {
+                        none = unordered(value, shift);
                         put(0, one_bit(value, shift));
                     } else {
-                        const Lanes level = several.of(value, shift);
+                        const Lanes level = several.of(value, shift, none);
                         for (int p = 0; p < to.bits; ++p) put(to.bits - 1 - p, plane_of(level, p));
                     }
+                    nan |= none & ((1u << n) - 1);
                 }
                 for (int p = 0; p < to.bits; ++p) word[p].store(levels + (p * words + w) * pitch + at);
             }

@@ -67,6 +67,7 @@ struct Grid {
     int64_t width, positions;
     int64_t span;  // from the first to the last tap
     int64_t row_step, column_step;
+    int64_t reach;  // positions from a tile's first column to its last
     int64_t out_height, out_width, row_tiles, tiles;
 };
 static inline Grid grid_of(const bq_convolution &c) {
@@ -74,7 +75,8 @@ static inline Grid grid_of(const bq_convolution &c) {
     const int64_t rows = (c.kernel[0] - 1) * c.dilation[0], columns = (c.kernel[1] - 1) * c.dilation[1];
     const int64_t out_height = (height - rows - 1) / c.stride[0] + 1, out_width = (width - columns - 1) / c.stride[1] + 1;
     const int64_t row_tiles = ceil_div(out_width, LANES);
-    return {width, height * width, rows * width + columns, c.stride[0] * width, c.stride[1],
+    const int64_t reach = ((out_width < LANES ? out_width : LANES) - 1) * c.stride[1] + 1;
+    return {width, height * width, rows * width + columns, c.stride[0] * width, c.stride[1], reach,
             out_height, out_width, row_tiles, out_height * row_tiles};
 }
 // Position of the first tap of a tile's first column.
@@ -86,7 +88,7 @@ static inline int64_t first_position(const Grid &grid, const Tiles &part) {
     return part.from ? start_of(grid, part.from) : 0;
 }
 static inline int64_t end_position(const Grid &grid, const Tiles &part) {
-    const int64_t read = start_of(grid, part.to - 1) + (LANES - 1) * grid.column_step + grid.span + 1;
+    const int64_t read = start_of(grid, part.to - 1) + grid.reach + grid.span;
     const int64_t next = part.to < grid.tiles ? start_of(grid, part.to) : grid.positions;
     return read > next ? read : next;
 }

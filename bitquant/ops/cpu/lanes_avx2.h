@@ -150,7 +150,8 @@ inline Mask compare(Floats a, Floats b) {
 }
 inline Mask at_least(Floats a, Floats b) { return compare<_CMP_GE_OQ>(a, b); }
 inline Mask above(Floats a, Floats b) { return compare<_CMP_GT_OQ>(a, b); }
-inline Mask is_nan(Floats a) { return compare<_CMP_UNORD_Q>(a, a); }
+inline Mask unordered(Floats a, Floats b) { return compare<_CMP_UNORD_Q>(a, b); }
+inline Mask is_nan(Floats a) { return unordered(a, a); }
 
 inline Mask nonzero(const uint8_t *p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));

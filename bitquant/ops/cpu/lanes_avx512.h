@@ -89,7 +89,8 @@ inline Lanes bits_of(Floats a) { return {_mm512_castps_si512(a.v)}; }
 inline Floats select(Mask m, Floats a, Floats b) { return {_mm512_mask_blend_ps(static_cast<__mmask16>(m), b.v, a.v)}; }
 inline Mask at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 inline Mask above(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
-inline Mask is_nan(Floats a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
+inline Mask unordered(Floats a, Floats b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q); }
+inline Mask is_nan(Floats a) { return unordered(a, a); }
 
 inline Mask nonzero(const uint8_t *p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));

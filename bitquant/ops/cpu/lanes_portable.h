@@ -104,6 +104,7 @@ BQ_LANEWISE(Floats, operator/, x / y)
 BQ_COMPARE(Lanes, greater, x > y)
 BQ_COMPARE(Floats, at_least, x >= y)
 BQ_COMPARE(Floats, above, x > y)
+BQ_COMPARE(Floats, unordered, (x != x) | (y != y))  // one of them is NaN
 BQ_LANEWISE(Floats, lower, x < y ? x : y)
 BQ_LANEWISE(Floats, upper, x > y ? x : y)
 #undef BQ_LANEWISE

@@ -7,10 +7,12 @@ struct Levels {
         : step(Floats::all(to.step)),
           low(Floats::all(to.is_signed ? -static_cast<float>(1 << (to.bits - 1)) : 0)),
           high(Floats::all(static_cast<float>((1 << (to.bits - to.is_signed)) - 1))) {}
-    Lanes of(Floats x, Floats offset) const {
+    // `nan` gathers which are none: those of NaN, of inf - inf, of 0 / 0.
+    Lanes of(Floats x, Floats offset, Mask &nan) const {
         // Clipping first is the same, as the bounds are whole. 1.5 * 2^23 leaves no room for a fraction: adding it rounds
         // to whole numbers in the current, so the default, direction and leaves them in the low bits.
-        const Floats t = lower(upper((x + offset) / step, low), high);
+        const Floats quotient = (x + offset) / step, t = lower(upper(quotient, low), high);
+        nan |= is_nan(quotient);
         return bits_of(t + Floats::all(12582912.0f)) - Lanes::all(0x4b400000);
     }
 };
@@ -18,7 +20,7 @@ struct Levels {
 // Which levels have bit `plane`, in two's complement.
 static inline Mask plane_of(Lanes level, int plane) { return greater(level & Lanes::all(1 << plane), Lanes::all(0)); }
 
-// Planes of one row, the top one first, each of ceil(k/32) words. False if x holds NaN.
+// Planes of one row, the top one first, each of ceil(k/32) words. False if a level is NaN.
 static bool pack_planes(const float *x, int64_t k, const Quantizer &to, uint32_t *planes, int32_t *sum) {
     const int64_t words = ceil_div(k, WORD_BITS);
     const Levels levels(to);
@@ -32,9 +34,11 @@ static bool pack_planes(const float *x, int64_t k, const Quantizer &to, uint32_t
             const Floats offset = !to.per_feature ? Floats::all(*to.offset)
                                   : n == LANES    ? Floats::load(to.offset + at)
                                                   : Floats::load(to.offset + at, n);
-            nan |= is_nan(value);
-            const Lanes level = levels.of(value, offset);
-            for (int p = 0; p < to.bits; ++p) word[p] |= (plane_of(level, p) & ((1u << n) - 1)) << at % WORD_BITS;
+            const Mask inside = (1u << n) - 1;
+            Mask none = 0;
+            const Lanes level = levels.of(value, offset, none);
+            nan |= none & inside;
+            for (int p = 0; p < to.bits; ++p) word[p] |= (plane_of(level, p) & inside) << at % WORD_BITS;
         }
         for (int p = 0; p < to.bits; ++p) {
             const int32_t ones = __builtin_popcount(word[p]);

@@ -10,7 +10,7 @@ static bool pack_row(const float *x, int64_t k, const float *threshold, uint32_t
         const Floats value = whole ? Floats::load(x + at) : Floats::load(x + at, n);
         Floats limit = common;
         if (PerFeature) limit = whole ? Floats::load(threshold + at) : Floats::load(threshold + at, n);
-        nan |= is_nan(value);
+        nan |= unordered(value, limit);
         const Mask bits = Strict ? above(value, limit) : at_least(value, limit);
         return whole ? bits : bits & ((1u << n) - 1);
     };

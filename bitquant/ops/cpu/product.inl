@@ -135,12 +135,12 @@ struct BitPanel {
     }
     BQ_INLINE void write(int64_t row, int group, Lanes acc) {
         Floats y = affine.of(group, acc);
-        nan |= is_nan(y);
-        if (next.relu) y = upper(y, Floats::all(0));
         const Floats from = Floats::load(limit + group * LANES);
         const int64_t left = affine.left - group * LANES;
-        Mask bits = next.is_signed ? at_least(y, from) : above(y, from);
-        if (left < LANES) bits &= (1u << left) - 1;
+        const Mask inside = left < LANES ? (1u << left) - 1 : 0xffffu;
+        nan |= unordered(y, from) & inside;
+        if (next.relu) y = upper(y, Floats::all(0));
+        const Mask bits = (next.is_signed ? at_least(y, from) : above(y, from)) & inside;
         auto *const to = reinterpret_cast<unsigned char *>(next.words + row * words) + (first + group) * 2;
         const uint16_t half = static_cast<uint16_t>(bits), none = 0;
         std::memcpy(to, &half, 2);

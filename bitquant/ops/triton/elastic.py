@@ -19,16 +19,21 @@ def levels_kernel(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < elements
     x = tl.load(x_ptr + i, mask=inside, other=0)
-    tl.device_assert(x == x, "NaN reached a binarizer")
     shift = tl.load(shift_ptr + i % channels * SHIFT_STEP, mask=inside, other=0)
     alpha = tl.load(alpha_ptr)
+    nan = (x != x) | (shift != shift)
     if HIGH > 1 or LOW < -1:
-        r = tl.minimum(tl.maximum(tl.div_rn(x + shift, alpha), LOW), HIGH)
+        quotient = tl.div_rn(x + shift, alpha)
+        nan = nan | (quotient != quotient)
+        r = tl.minimum(tl.maximum(quotient, LOW), HIGH)
         r = (r + ROUND) - ROUND
     elif LOW < 0:
         r = tl.where(x >= -shift, 1.0, -1.0)
     else:
-        r = tl.where(x > alpha * 0.5 - shift, 1.0, 0.0)
+        limit = alpha * 0.5 - shift
+        nan = nan | (limit != limit)
+        r = tl.where(x > limit, 1.0, 0.0)
+    tl.device_assert(~(nan & inside), "NaN reached a binarizer")
     tl.store(out_ptr + i, r, mask=inside)
 
 

@@ -68,7 +68,8 @@ def pack(x: Tensor, threshold: Tensor, strict: bool, words: int | None = None) -
     """x (rows, K) float, dense along K -> its bits (contract 3); ``words``: length of a row if not padded to steps."""
     rows, k = x.shape
     if x.device.type == "cpu":  # the interpreter drops the kernel's assertion
-        naive._reject_nan(x, "x")
+        naive.reject_nan(x, "x")
+        naive.reject_nan(threshold[: rows * k], "x")  # nothing meets it where there is no x
     words = STEP * steps_for(k) if words is None else words
     out = Bits(_empty(x, (rows, words)), _empty(x, (rows,)), k)
     height, width = 64 if x.device.type == "cpu" else 4, power_of_two(min(words, 32))

@@ -14,15 +14,20 @@ ROUND = tl.constexpr(12582912.0)
 
 
 @triton.jit
-def level(x, offset, step, BITS: tl.constexpr, SIGNED: tl.constexpr):
-    """fp32 levels of fp32 x (contract 3); ``offset`` is the threshold at 1 bit, the shift at more."""
+def level(x, offset, step, inside, BITS: tl.constexpr, SIGNED: tl.constexpr):
+    """fp32 levels of fp32 x (contract 3); ``offset`` is the threshold at 1 bit, the shift at more. NaN stops the device
+    where ``inside``, also the NaN of inf - inf or 0 / 0."""
     if BITS == 1:
+        nan = (x != x) | (offset != offset)
         r = tl.where(x >= offset, 1.0, -1.0) if SIGNED else tl.where(x > offset, 1.0, 0.0)
     else:
         LOW: tl.constexpr = -(2 ** (BITS - 1)) if SIGNED else 0
         HIGH: tl.constexpr = 2 ** (BITS - 1) - 1 if SIGNED else 2**BITS - 1
-        r = tl.minimum(tl.maximum(tl.div_rn(x + offset, step), LOW), HIGH)
+        quotient = tl.div_rn(x + offset, step)
+        nan = quotient != quotient
+        r = tl.minimum(tl.maximum(quotient, LOW), HIGH)
         r = (r + ROUND) - ROUND
+    tl.device_assert(~(nan & inside), "NaN reached a binarizer")
     return r
 
 
@@ -54,9 +59,8 @@ def quantize(
         c = first + tl.arange(0, BC)
         inside = (p < positions)[:, None] & (c < channels)[None, :]
         values = tl.load(x + c.to(tl.int64)[None, :] * x_channel, mask=inside, other=0).to(tl.float32)
-        tl.device_assert(values == values, "NaN reached a binarizer")
         offset = tl.load(offset_ptr + c * OFFSET_STEP, mask=c < channels, other=0)[None, :]
-        out = level(values, offset, step, BITS, SIGNED).to(tl.int32) * valid[:, None]
+        out = level(values, offset, step, inside, BITS, SIGNED).to(tl.int32) * valid[:, None]
         to = out_ptr + (batch * positions + p)[:, None] * channels + c[None, :]
         tl.store(to, out.to(tl.int8), mask=inside)
 

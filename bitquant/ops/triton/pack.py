@@ -21,8 +21,8 @@ def pack(
         c = w[:, None] * 32 + shift[None, :]
         inside = (r < rows)[:, None, None] & (c < k)[None, :, :]
         x = tl.load(x_ptr + row[:, None, None] * x_stride + c[None, :, :], mask=inside, other=0).to(tl.float32)
-        tl.device_assert(x == x, "NaN reached a binarizer")
         threshold = tl.load(threshold_ptr + c * THRESHOLD_STEP, mask=c < k, other=0)[None, :, :]
+        tl.device_assert((x == x) & (threshold == threshold), "NaN reached a binarizer")
         bit = (x > threshold) if STRICT else (x >= threshold)
         words = tl.sum((bit & inside).to(tl.int32) << shift[None, None, :], 2)
         to = words_ptr + row[:, None] * words_stride + w[None, :]
