@@ -1,9 +1,7 @@
 """The kinds of data, and which of them a path holds."""
 
-from pathlib import Path
-
 from bitquant.data.arrays import Arrays
-from bitquant.data.kind import files_below, names_inputs
+from bitquant.data.kind import check_path, files_below, names_inputs
 from bitquant.data.pictures import Pictures
 from bitquant.data.recordings import Recordings
 from bitquant.data.sentences import Sentences
@@ -19,11 +17,9 @@ def recognise(path):
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: a folder without any file of a known kind.
+        ValueError: a pipe or device, or a folder without any file of a known kind.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"data path {path} does not exist")
+    path = check_path(path)
     found = {kind: len(files_below(path, cls.suffixes)) for kind, cls in KINDS.items()}
     found = {kind: count for kind, count in found.items() if count}
     if not found and path.is_dir():
