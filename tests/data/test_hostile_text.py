@@ -46,6 +46,4 @@ def test_much_white_space(blank, tmp_path):
 def test_long_runs_are_split_as_short_ones():
     dots = "." * 50_000
     assert split_sentences(f"Wait{dots} What{dots} he said{dots}no") == [f"Wait{dots}", f"What{dots} he said{dots}no"]
-    assert split_sentences("One. (Two.) e.g. three. " + "Four. " * 3) == [
-        "One.", "(Two.)", "e.g. three.", "Four.", "Four.", "Four."
-    ]  # fmt: skip
+    assert split_sentences("One. (Two.) e.g. three. " + "Four. " * 2) == ["One.", "(Two.) e.g. three.", *["Four."] * 2]
