@@ -60,11 +60,14 @@ def read_audio(file, rate, *, start=0.0, seconds=None):
     Raises:
         ValueError: it cannot be decoded.
     """
-    with _opened(file) as sound:
-        found = sound.samplerate
-        sound.seek(min(int(start * found), sound.frames))
-        most = MOST_SAMPLES if seconds is None else round(seconds * found)
-        wave = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=1) for block in _blocks(sound, most))])
+    try:
+        with _opened(file) as sound:
+            found = sound.samplerate
+            sound.seek(min(int(start * found), sound.frames))
+            most = MOST_SAMPLES if seconds is None else round(seconds * found)
+            wave = np.concatenate([np.zeros(0, np.float32), *(block.mean(axis=1) for block in _blocks(sound, most))])
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be used: {error}") from None
     return wave if found == rate else _soxr().resample(wave, found, rate).astype(np.float32, copy=False)
 
 
