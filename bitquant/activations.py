@@ -12,6 +12,13 @@ SMOOTH_MODULES = ("gelu", "silu", "swish", "mish")
 
 def replace_by_relu_(model: nn.Module, blocks: list[str]) -> list[str]:
     """Replace GELU, SiLU and Mish inside the encoder layers at ``blocks`` by ReLU, in place; returns their paths."""
+    smooth = smooth_activations(model, blocks)
+    set_relu_(model, smooth)
+    return smooth
+
+
+def smooth_activations(model: nn.Module, blocks: list[str]) -> list[str]:
+    """Paths of GELU, SiLU and Mish inside the encoder layers at ``blocks``."""
     smooth = []
     for path, module in model.named_modules(remove_duplicate=False):
         if not any(within(path, block) for block in blocks):
@@ -19,12 +26,12 @@ def replace_by_relu_(model: nn.Module, blocks: list[str]) -> list[str]:
         if not list(module.children()) and any(word in type(module).__name__.lower() for word in SMOOTH_MODULES):
             smooth.append(path)
         smooth += [f"{path}.{name}" for name, value in vars(module).items() if _is_smooth(value)]
-    set_relu_(model, smooth)
     return smooth
 
 
 def set_relu_(model: nn.Module, paths: list[str]) -> None:
-    """Put ReLU at these paths, in place: a module where there is one, else the function an attribute holds."""
+    """Put ReLU at these ``smooth_activations``, in place: a module where there is one, else the function an attribute
+    holds."""
     for path in paths:
         owner_path, _, name = path.rpartition(".")
         owner = model.get_submodule(owner_path)

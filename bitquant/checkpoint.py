@@ -1,11 +1,11 @@
-"""Saves and loads models as a directory of ``model.safetensors``, ``config.json`` and ``tokenizer.json``.
+"""Saves and loads models as a directory of ``bitquant.safetensors``, ``config.json`` and ``tokenizer.json``.
 
-``config.json`` is the model's own configuration plus ``quantization_config``; nothing is ever unpickled.
+``config.json`` is the model's own configuration plus ``quantization_config``; nothing is ever unpickled. The weights do
+not lie in ``model.safetensors``, where transformers would find no name that it knows and fill the model with noise.
 """
 
 import copy
 import json
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bitquant.atomic import check_replaceable, replacing, sync, write
-from bitquant.skeleton import build_skeleton
-from bitquant.sources import PREPROCESSOR, TOKENIZER, model_directory, read_config, read_headers, weight_files
+from bitquant.fields import shown
+from bitquant.memory_layout import lay_out_, layout
+from bitquant.metadata import FORMAT_VERSION, METHOD, check_metadata, digest
+from bitquant.metadata import digest_file as digest_file
+from bitquant.skeleton import attention_of, build_skeleton, check_geometry
+from bitquant.sources import PREPROCESSOR, TOKENIZER, WEIGHTS, model_directory, read_config, read_headers, weight_files
 from bitquant.sources.factory import make
-
-METHOD = "bitquant"
-FORMAT_VERSION = 1
-WEIGHTS = "model.safetensors"
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -56,20 +56,27 @@ def save(model, directory, *, tokenizer_file=None, preprocessor_file=None, facto
         config.pop("_name_or_path", None)
     with replacing(directory, overwrite=overwrite, replaceable=is_checkpoint) as target:
         _write_tensors(tensors, target / WEIGHTS)
-        config["quantization_config"] = {
+        meta = config["quantization_config"] = {
             "quant_method": METHOD,
             "format_version": FORMAT_VERSION,
-            "sha256": digest_file(target / WEIGHTS),
+            "sha256": "",
             "tied": tied,
             "structure": structure(model),
+            "layout": layout(model),
+            "attention": attention_of(model),
             **({"factory": factory} if factory else {}),
         }
+        config = json.loads(json.dumps(config))  # as it will be read: keys are text
+        check_metadata(meta)
+        meta = config["quantization_config"]
+        meta["sha256"] = digest(config, target / WEIGHTS)
         write(target / "config.json", json.dumps(config, indent=1).encode())
         for name, file in ((TOKENIZER, tokenizer_file), (PREPROCESSOR, preprocessor_file)):
             if file is not None:
                 write(target / name, Path(file).read_bytes())
 
 
+@torch.inference_mode(False)
 def load(directory, *, model=None, allow_factory=False):
     """Rebuilds a saved model, in eval mode on the CPU.
 
@@ -87,48 +94,53 @@ def load(directory, *, model=None, allow_factory=False):
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: not a bitquant checkpoint, a newer format, a damaged or replaced weights file, or metadata that
-            does not fit it.
+        ValueError: not a bitquant checkpoint, another format, a damaged or changed weights file or ``config.json``, or
+            metadata that does not fit the weights and the model.
     """
     from bitquant.packed.structure import restore_
+    from bitquant.packed.values import check_values
 
     directory = model_directory(directory)
     config, meta = read_metadata(directory)
     file = weight_files(directory)[0]
-    if digest_file(file) != meta["sha256"]:
-        raise ValueError(f"{file} is damaged or not the file this checkpoint was saved with: its sha256 differs")
+    if file.name != WEIGHTS or digest(config, file) != meta["sha256"]:
+        raise ValueError(f"{directory} is damaged, or was changed after it was saved: the sha256 of its files differs")
     found = _with_tied(read_headers([file]), meta["tied"])
     if model is not None:
         skeleton = _without_weights(model)
     elif "model_type" in config:
         # one packed bit is the least that a value of the float model can have become
-        skeleton = build_skeleton(config, tensors=len(found), elements=8 * file.stat().st_size)
+        skeleton = build_skeleton(
+            config, tensors=len(found), elements=8 * file.stat().st_size, attention=meta["attention"]
+        )
     elif "factory" in meta:
         if not allow_factory:
             raise ValueError(
-                f"{directory} was made from {meta['factory']!r}, which is not imported on a file's word: pass what it "
-                "returns, load(directory, model=...), or where you trust the file allow it (--allow-factory, or "
-                "load(directory, allow_factory=True))"
+                f"{directory} was made from {shown(meta['factory'])}, which is not imported on a file's word: pass "
+                "what it returns, load(directory, model=...), or where you trust the file allow it "
+                "(--allow-factory, or load(directory, allow_factory=True))"
             )
         skeleton = _without_weights(make(meta["factory"]).float())
     else:
         raise ValueError(f"{directory} holds no transformers model: pass an instance of its class, load(..., model=)")
+    check_geometry(skeleton)
     _cast_as_stored(skeleton, found)
     trial = copy.deepcopy(skeleton)
-    try:
-        with torch.device("meta"):
-            restore_(trial, meta["structure"])
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"the structure in {directory}/config.json does not fit the model: {error}") from None
+    with torch.device("meta"):
+        restore_(trial, meta["structure"])
     _compare(trial.state_dict(), found, directory)
     restore_(skeleton, meta["structure"])
-    skeleton.load_state_dict(_with_tied(load_file(file), meta["tied"]), assign=True)
+    try:
+        skeleton.load_state_dict(_with_tied(load_file(file), meta["tied"]), assign=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:300]
+        raise ValueError(f"the weights file of {directory} does not fit the model: {reason}") from None
     for name, tensor in (*skeleton.named_parameters(), *skeleton.named_buffers()):
         if tensor.is_meta:
-            raise ValueError(f"{directory} does not determine the value of {name}")
+            raise ValueError(f"{directory} does not determine the value of {shown(name)}")
+    check_values(skeleton)
     _tie(skeleton, meta["tied"])
-    if hasattr(skeleton, "tie_weights"):
-        skeleton.tie_weights()
+    lay_out_(skeleton, meta["layout"])
     return skeleton.eval()
 
 
@@ -144,12 +156,13 @@ def read_metadata(directory):
         raise ValueError(f"{directory} is not a bitquant checkpoint: its config.json names no bitquant quantization")
     version = meta.get("format_version")
     if version != FORMAT_VERSION:
-        raise ValueError(f"{directory} has format version {version!r}; this bitquant reads version {FORMAT_VERSION}")
-    for key, kind in (("sha256", str), ("tied", dict), ("structure", dict)):
-        if not isinstance(meta.get(key), kind):
-            raise ValueError(f"quantization_config of {directory} has no valid {key!r}")
-    if not isinstance(meta.get("factory", ""), str):
-        raise ValueError(f"quantization_config of {directory} has no valid 'factory'")
+        raise ValueError(
+            f"{directory} has format version {shown(version)}; this bitquant reads version {FORMAT_VERSION}"
+        )
+    try:
+        check_metadata(meta)
+    except ValueError as error:
+        raise ValueError(f"{directory}/config.json: {error}") from None
     return config, meta
 
 
@@ -176,15 +189,6 @@ def _write_tensors(tensors, file):
     sync(file)
 
 
-def digest_file(file):
-    """sha256 of a file, in hex."""
-    hasher = sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
-
-
 def _unique_tensors(model):
     """State for the file, each storage once, and the other names of tied tensors: ``{name: name kept}``."""
     tensors, tied, first, storages = {}, {}, {}, set()
@@ -204,9 +208,9 @@ def _unique_tensors(model):
 
 
 def _with_tied(entries, tied):
-    missing = [kept for kept in tied.values() if kept not in entries]
-    if missing:
-        raise ValueError(f"the weights file holds no {missing[0]!r}, to which another tensor is tied")
+    for name, kept in tied.items():
+        if kept not in entries or name in entries:
+            raise ValueError(f"the weights file does not hold {shown(kept)} alone, to which {shown(name)} is tied")
     return {**entries, **{name: entries[kept] for name, kept in tied.items()}}
 
 
@@ -230,17 +234,22 @@ def _cast_as_stored(skeleton, found):
 def _compare(expected, found, directory):
     for kind, names in (("lacks", expected.keys() - found.keys()), ("has unknown", found.keys() - expected.keys())):
         if names:
-            raise ValueError(f"the weights file of {directory} {kind} {', '.join(sorted(names)[:3])}")
+            raise ValueError(f"the weights file of {directory} {kind} {', '.join(map(shown, sorted(names)[:3]))}")
     for name, tensor in expected.items():
         shape, dtype = found[name]
         if shape != tuple(tensor.shape) or _DTYPES.get(dtype) != tensor.dtype:
             wanted = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-            raise ValueError(f"{name} is {shape} {dtype} in the weights file of {directory}, not {wanted}")
+            raise ValueError(f"{shown(name)} is {shape} {dtype} in the weights file of {directory}, not {wanted}")
 
 
 def _without_weights(model):
-    """A copy whose parameters have no memory; buffers keep their values."""
-    memo = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    """A copy whose parameters, and buffers that are saved, have no memory; other buffers keep their values."""
+    saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    memo = {id(buffer): buffer.detach().to("meta") for buffer in model.buffers() if id(buffer) in saved}
+    memo |= {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in model.parameters()}
+    # a weight that a hook makes of others at each call has a gradient, and torch copies no such tensor
+    made = [t for m in model.modules() for t in vars(m).values() if isinstance(t, torch.Tensor) and not t.is_leaf]
+    memo |= {id(tensor): tensor.detach() for tensor in made}
     return copy.deepcopy(model, memo)
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FORMAT_VERSION = 1
+PATTERNS = ("float_embeddings", "modules_to_not_convert", "rules")  # fields that hold regular expressions
 
-_CHOICES = {
+CHOICES = {
     "weight_bits": (1, 32),
     "embedding_bits": (1, 2, 4, 8, 32),
     "activation_bits": (1, 2, 4, 8, 32),
@@ -116,7 +117,7 @@ class QuantConfig:
         object.__setattr__(self, "modules_to_not_convert", (skipped,) if isinstance(skipped, str) else skipped)
         self._check_types()
         object.__setattr__(self, "modules_to_not_convert", tuple(self.modules_to_not_convert))
-        for key, allowed in _CHOICES.items():
+        for key, allowed in CHOICES.items():
             if getattr(self, key) not in allowed or type(getattr(self, key)) is not type(allowed[0]):
                 raise ValueError(f"{key} must be one of {', '.join(map(str, allowed))}; got {getattr(self, key)!r}")
         if not 0.0 < self.attention_keep <= 1.0:
@@ -137,7 +138,7 @@ class QuantConfig:
                     raise ValueError(f"rule {pattern!r} must map to null or to a dictionary of fields")
                 if nested := {"rules", "modules_to_not_convert"} & set(overrides):
                     raise ValueError(f"rule {pattern!r} cannot set {', '.join(sorted(nested))}")
-                self._with(overrides)
+                self.overridden(overrides)
 
     def _check_types(self):
         for key in ("weight_scale_learnable", "relu"):
@@ -157,7 +158,8 @@ class QuantConfig:
         if not isinstance(self.rules, dict) or not all(isinstance(name, str) for name in self.rules):
             raise ValueError(f"rules must be a dictionary of module names; got {self.rules!r}")
 
-    def _with(self, overrides: dict[str, Any]) -> QuantConfig:
+    def overridden(self, overrides: dict[str, Any]) -> QuantConfig:
+        """With some fields replaced, and without rules. ValueError for an unknown field or value."""
         known = {f.name for f in dataclasses.fields(self)}
         for key in overrides:
             if key not in known:
@@ -174,7 +176,7 @@ class QuantConfig:
         """The named preset (``bit-ref`` or ``bit-plus``) with some fields replaced."""
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
-        return cls(name=name, **PRESETS[name])._with(overrides)
+        return cls(name=name, **PRESETS[name]).overridden(overrides)
 
     @classmethod
     def of(cls, given: ConfigLike) -> QuantConfig:
@@ -194,19 +196,21 @@ class QuantConfig:
     def from_dict(cls, data: dict[str, Any]) -> QuantConfig:
         if not isinstance(data, dict):
             raise ValueError(f"a configuration must be a JSON object, not {type(data).__name__}")
-        return cls()._with(data)
+        return cls().overridden(data)
 
     def for_module(self, path: str) -> QuantConfig | None:
         """The configuration that holds for one module path; None when it stays float."""
+        overrides = self.overrides(path)
+        return self.overridden(overrides) if overrides else self if overrides == {} else None
+
+    def overrides(self, path: str) -> dict[str, Any] | None:
+        """The fields that a rule sets for one module path; None when it stays float."""
         lineage = _lineage(path)
         if any(_names(pattern, name) for pattern in self.modules_to_not_convert for name in lineage):
             return None
         exact = [name for name in lineage if name in self.rules]
         matching = exact or [p for p in self.rules if any(_matches(p, name) for name in lineage)]
-        if not matching:
-            return self
-        overrides = self.rules[matching[0]]
-        return None if overrides is None else self._with(overrides)
+        return self.rules[matching[0]] if matching else {}
 
     def check_rules(self, paths) -> None:
         """Raise ValueError for the first rule that holds for none of ``paths``, listing near names."""

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bitquant.caches import caches_dropped
+from bitquant.capture import check_model
 from bitquant.config import ConfigLike, QuantConfig
 from bitquant.distillation.losses import output_loss
 from bitquant.inputs import padding_mask, run
@@ -111,6 +113,7 @@ def sensitivity(
     Raises:
         ValueError: no batches, or what ``quantize_`` refuses.
     """
+    check_model(model)
     config = QuantConfig.of(config)
     batches = list(batches)
     if not batches:
@@ -124,10 +127,11 @@ def sensitivity(
     expected = [run(student, batch) for batch in batches]
 
     def loss() -> float:
-        losses = [
-            output_loss(run(student, batch), target, padding_mask(batch))
-            for batch, target in zip(batches, expected, strict=True)
-        ]
+        with caches_dropped(student):  # what was computed at other widths
+            losses = [
+                output_loss(run(student, batch), target, padding_mask(batch))
+                for batch, target in zip(batches, expected, strict=True)
+            ]
         return torch.stack(losses).mean().item()
 
     rows = []

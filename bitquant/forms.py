@@ -10,6 +10,7 @@ from bitquant.config import QuantConfig
 from bitquant.nn import BitAttention, BitConv, BitEinsum, BitEmbedding, BitFunctionalLinear, BitLinear, BitMatmul
 from bitquant.nn.conv import is_pointwise
 from bitquant.nn.low_rank import LowRank
+from bitquant.nn.weights import check_own_weight
 
 _LAYERS = {
     "linear": (nn.Linear, BitLinear),
@@ -31,7 +32,11 @@ def has_form(model: nn.Module, site: Site) -> bool:
 
 
 def quantize_layer_(module: nn.Module, site: Site, config: QuantConfig) -> None:
-    """Mutate the layer that a site with a form stands for."""
+    """Mutate the layer that a site with a form stands for. ValueError: a hook makes its weight."""
+    try:
+        check_own_weight(module)
+    except ValueError as error:
+        raise ValueError(f"{site.path}: {error}") from None
     mutate_class_(module, _LAYERS[site.kind][1])
     if site.kind == "embedding":
         module.add_quantizers(config)

@@ -6,14 +6,27 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from bitquant.capture.ordinary import ordinary
 
 
 def run(model: nn.Module, inputs: Any) -> Any:
-    """Call ``model`` on inputs."""
+    """Call ``model`` on inputs; copies of those made in inference mode, which no training can use. ValueError: they are
+    empty."""
+    check_not_empty(inputs)
+    inputs = inputs if torch.is_inference_mode_enabled() else ordinary(inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def check_not_empty(inputs: Any) -> None:
+    """ValueError for a batch of no samples, or whose first tensor holds no values."""
+    for index, tensor in enumerate(named_tensors(inputs).values()):
+        if tensor.shape[:1] == (0,) or (index == 0 and not tensor.numel()):
+            raise ValueError(f"a batch is empty: it holds a tensor of shape {tuple(tensor.shape)}")
 
 
 def padding_mask(inputs: Any) -> Tensor | None:

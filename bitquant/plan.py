@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from bitquant.adapters import unmerged_adapters
 from bitquant.blocks import encoder_blocks, within
 from bitquant.capture import Discovery, Site
 from bitquant.capture.discover import module_kind
@@ -33,8 +34,16 @@ DIFFERS = "its module would compute something else if rewritten"
 UNSEEN = "not run by the example inputs"
 READ = "its weight is read directly by other code"
 BESIDE = "the float path beside a 1-bit layer"
-DEPTHWISE = "depthwise: one bit loses most there"  # a note
-REASONS = (KEPT, STEM, HEAD, JOINT, POSITIONS, TIED, PARAMETER, UNSUPPORTED, UNREACHED, DIFFERS, UNSEEN, READ, BESIDE)
+ADAPTER = "holds an adapter that is not merged"
+CHANGED = "changed after quantize_"
+REASONS = (
+    KEPT, STEM, HEAD, JOINT, POSITIONS, TIED, PARAMETER, UNSUPPORTED, UNREACHED, DIFFERS, UNSEEN, READ, BESIDE, ADAPTER,
+    CHANGED,
+)  # fmt: skip
+# notes
+DEPTHWISE = "depthwise: one bit loses most there"
+OVERRIDE = "a rule of its very name overrides this"
+LARGE = 0.1  # share of the multiply-accumulates from which on a stem or head says so
 
 
 class Decision(NamedTuple):
@@ -58,6 +67,7 @@ class Plan:
         self.model, self.discovery, self.config = model, discovery, config
         self.blocks = encoder_blocks(model, [site.path for site in sites if site.kind != "embedding"])
         self._outside = _outside(sites, self.blocks)
+        self._adapters = unmerged_adapters(model)
         self._decisions = {site.path: self._decide(site) for site in sites}
         for path in self._float_ties() & set(self._decisions):
             if self._decisions[path].config is not None:
@@ -73,7 +83,7 @@ class Plan:
     def rows(self) -> list[Row]:
         """A row for every contraction, and for every layer that did not run and that no contraction accounts for."""
         rows = [Row.of(site, *self.decide(site)) for site in self.discovery.sites]
-        accounted = {name for site in self.discovery.sites if site.traced != "module" for name in site.parameters}
+        accounted = {name for site in self.discovery.sites for name in site.parameters}
         names = _names(self.model)
         for path in self.discovery.never_called:
             module = self.model.get_submodule(path)
@@ -100,6 +110,8 @@ class Plan:
         chosen = self.config.for_module(site.path)
         if chosen is None:
             return Decision(None, KEPT)
+        if any(within(site.path, adapter) for adapter in self._adapters):
+            return Decision(None, ADAPTER)
         if chosen.depthwise == "float" and self._is_depthwise(site):
             return Decision(None, KEPT, DEPTHWISE)
         if site.kind == "embedding":
@@ -111,31 +123,27 @@ class Plan:
         if site.traced is None and site.reason is not None:
             return Decision(None, DIFFERS if site.functional else UNREACHED, site.reason)
         if site.path in self._outside and site.path not in self.config.rules:  # a rule of its very name says otherwise
-            return Decision(None, self._outside[site.path])
+            return Decision(None, self._outside[site.path], self._override(site))
         if not has_form(self.model, site):
             return Decision(None, PARAMETER if site.by_parameter else UNSUPPORTED)
         return Decision(chosen)
+
+    def _override(self, site: Site) -> str | None:
+        """What to do about the stem, or the head, where much of the work is there."""
+        reason = self._outside[site.path]
+        macs = sum(s.macs for s in self.discovery.sites if self._outside.get(s.path) == reason)
+        return OVERRIDE if reason != JOINT and macs >= LARGE * self.discovery.total_macs > 0 else None
 
     def _is_depthwise(self, site: Site) -> bool:
         layer = self.model.get_submodule(site.path) if site.traced == "module" else None
         return 1 < getattr(layer, "groups", 1) == layer.in_channels
 
     def _float_ties(self) -> set[str]:
-        """Users of a shared weight of which at least one stays float: all their users are binarized or none is."""
-        names = _names(self.model)
-        holders: dict[str, set[str]] = {}
-        for path, module in self.model.named_modules():
-            if isinstance(getattr(module, "weight", None), nn.Parameter):
-                holders.setdefault(names[module.weight], set()).add(path)
+        """Users of a shared weight of which at least one stays float: all their users are binarized or none is. A name
+        of it that nothing calls is no user."""
         binarized = {path for path, decision in self._decisions.items() if decision.config is not None}
-        ties: set[str] = set()
-        for name in names.values():
-            users = set(self.discovery.readers.get(name, ()))
-            if len(holders.get(name, ())) > 1:  # a layer that did not run may run later
-                users |= holders[name]
-            if not binarized.issuperset(users):
-                ties |= users
-        return ties
+        users = self.discovery.readers.values()
+        return set().union(*(paths for paths in users if not binarized.issuperset(paths)))
 
 
 def _names(model: nn.Module) -> dict[nn.Parameter, str]:
@@ -146,7 +154,7 @@ def _names(model: nn.Module) -> dict[nn.Parameter, str]:
 def _outside(sites: list[Site], blocks: list[str]) -> dict[str, str]:
     """Path -> reason of the contractions that are not the encoder's. A projection between two stacks of layers is, and
     so is a pooler, as in BiT; a module beside a stack that joins two of its layers, as to change the rate, is not."""
-    sites = [site for site in sites if site.kind != "embedding"]
+    sites = [site for site in sites if site.kind not in ("embedding", "embedding_bag") and not _is_loose(site)]
     stacks = [next((b.rpartition(".")[0] for b in blocks if within(site.path, b)), None) for site in sites]
     inside = [index for index, stack in enumerate(stacks) if stack is not None]
     if not inside:  # no repeated layers: the modules of the first and the last contraction are stem and head
@@ -159,6 +167,11 @@ def _outside(sites: list[Site], blocks: list[str]) -> dict[str, str]:
         if (stack := stacks[before]) and stack == stacks[after]:
             found |= {site.path: JOINT for site in sites[before + 1 : after] if not within(site.path, stack)}
     return {path: reason for path, reason in found.items() if "pooler" not in path.split(".")}
+
+
+def _is_loose(site: Site) -> bool:
+    """Whether a product is out of reach and of no layer, such as the sum of a pooling: it is no stem and no head."""
+    return site.out_of_reach and not any(site.parameters)
 
 
 def _place(site: Site) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from bitquant.activations import replace_by_relu_
-from bitquant.capture import CaptureError, Discovery, Site, Snapshot, discover, wrap_owners_
+from bitquant.adapters import refuse_adapters
+from bitquant.caches import caches_dropped, drop_caches_
+from bitquant.capture import (
+    CaptureError,
+    Discovery,
+    Site,
+    Snapshot,
+    check_model,
+    check_values,
+    discover,
+    ordinary_,
+    wrap_owners_,
+)
 from bitquant.config import ConfigLike, QuantConfig
+from bitquant.coverage import Report
 from bitquant.forms import quantize_layer_, quantized_product
-from bitquant.inputs import padding_mask, run
+from bitquant.inputs import check_not_empty, padding_mask, run
+from bitquant.memory_layout import align_
 from bitquant.nn.low_rank import LowRank
 from bitquant.plan import Plan
 from bitquant.quantizers import ActivationQuantizer
@@ -21,6 +36,7 @@ from bitquant.record import Record, is_quantized
 from bitquant.widths import in_float
 
 
+@torch.inference_mode(False)
 def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any = None) -> None:
     """Swap the linear, embedding and attention products of a trained encoder for trainable 1-bit ones, in place.
 
@@ -33,26 +49,36 @@ def quantize_(model: nn.Module, config: ConfigLike = None, example_inputs: Any =
         example_inputs: what the model is called with: a tensor, a tuple of arguments, or a dict of keyword arguments.
 
     Raises:
-        ValueError: no or unusable example inputs, an unknown preset or field, a rule that matches nothing, or a
-            model that is quantized already.
+        ValueError: no or unusable example inputs, an unknown preset or field, a rule that matches nothing, a model
+            that is quantized already, compiled, exported or without weights, or adapters that are not merged.
+        UserWarning: little of the model can be quantized.
     """
     config = QuantConfig.of(config)
     if is_quantized(model):
         raise ValueError("this model is quantized already; start from the float model")
-    discovery = discover(model, example_inputs)
+    check_model(model)
+    check_values(model)
+    check_not_empty(example_inputs)
+    refuse_adapters(model, config)
+    drop_caches_(model)  # a graph would take what a cache holds for a constant
     before, replaced = Snapshot(model), []
     try:
+        ordinary_(model)
+        align_(model)
+        discovery = discover(model, example_inputs)
         if config.relu:
             replaced = replace_by_relu_(model, Plan(model, discovery, config).blocks)
             discovery = discover(model, example_inputs)
         plan = _swap_(model, discovery, config, example_inputs)
         beside = plan.rows_beside()
         total_macs = discovery.total_macs + sum(row.macs for row in beside)
-        model._bitquant = Record(config, plan.rows() + beside, total_macs, plan.blocks, replaced)
+        model._bitquant = record = Record(config, plan.rows() + beside, total_macs, plan.blocks, replaced)
         calibrate_(model, [example_inputs])
     except BaseException:
         before.restore()
         raise
+    if (warning := Report(record.rows, total_macs).warning) is not None:
+        warnings.warn(warning, stacklevel=3)  # of the caller, past the decorator
 
 
 def _swap_(model: nn.Module, discovery: Discovery, config: QuantConfig, example_inputs: Any) -> Plan:
@@ -77,6 +103,7 @@ def _swap_(model: nn.Module, discovery: Discovery, config: QuantConfig, example_
     return _swap_(model, discovery, config, example_inputs)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def calibrate_(model: nn.Module, batches: Iterable[Any], *, low_rank: bool = True) -> None:
     """Set the scale of every activation binarizer from data, in place: one forward a batch, running means. Where there
@@ -109,9 +136,10 @@ def _observe_(model: nn.Module, batches: Iterable[Any], observers: list[Activati
     model.eval()
     batch = None
     try:
-        for batch in batches:
-            with _observing(observers, padding_mask(batch)):
-                run(model, batch)
+        with caches_dropped(model):  # what is computed while scales change is old afterwards
+            for batch in batches:
+                with _observing(observers, padding_mask(batch)):
+                    run(model, batch)
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
-from bitquant.config import QuantConfig
+from bitquant.config import PATTERNS, QuantConfig
 
 
 @dataclass
@@ -54,22 +54,43 @@ class Row:
 
 @dataclass
 class Record:
-    """What ``quantize_`` did to a model; kept on the model and stored in its checkpoint."""
+    """What ``quantize_`` did to a model; kept on the model and stored in its checkpoint.
+
+    ``overrides`` are the fields that a rule of the configuration set for a quantized layer, by path: the patterns that
+    found them are matched once, when the model is quantized, and stored nowhere.
+    """
 
     config: QuantConfig
     rows: list[Row]
     total_macs: int
     blocks: list[str] = field(default_factory=list)
     relu: list[str] = field(default_factory=list)
+    overrides: dict[str, dict[str, Any]] | None = None
+
+    def __post_init__(self):
+        if self.overrides is None:
+            quantized = [row.path for row in self.rows if row.reason is None]
+            found = {path: _without_patterns(self.config.overrides(path) or {}) for path in quantized}
+            self.overrides = {path: fields for path, fields in found.items() if fields}
+
+    def config_of(self, path: str) -> QuantConfig:
+        """The configuration of one quantized layer."""
+        fields = self.overrides.get(path)
+        return self.config.overridden(fields) if fields else self.config
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "config": self.config.to_dict()}
+        """JSON-able, without a pattern."""
+        return {**asdict(self), "config": _without_patterns(self.config.to_dict())}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Record:
+        """From what ``to_dict`` gave, checked before."""
         rows = [Row(**row) for row in data["rows"]]
-        config = QuantConfig.from_dict(data["config"])
-        return cls(config, rows, int(data["total_macs"]), list(data["blocks"]), list(data["relu"]))
+        return cls(**{**data, "rows": rows, "config": QuantConfig(**data["config"])})
+
+
+def _without_patterns(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in PATTERNS}
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -82,3 +103,21 @@ def record_of(model: nn.Module) -> Record:
     if not is_quantized(model):
         raise ValueError("this model is not quantized: call bitquant.quantize_(model, config, example_inputs) first")
     return model._bitquant
+
+
+def present_record(model: nn.Module) -> Record:
+    """The record of a quantized model, without what was removed from the model since. ValueError as ``record_of``."""
+    record, paths = record_of(model), {path for path, _ in model.named_modules(remove_duplicate=False)}
+
+    def stays(path: str, in_owner: bool) -> bool:
+        return path in paths or (in_owner and path.rpartition(".")[0] in paths)
+
+    rows = [row for row in record.rows if stays(row.path, row.role not in ("weight", "low-rank"))]
+    macs = sum(row.macs for row in rows) - sum(row.macs for row in record.rows)
+    return replace(
+        record,
+        rows=rows,
+        total_macs=record.total_macs + macs,
+        blocks=[path for path in record.blocks if stays(path, False)],
+        relu=[path for path in record.relu if stays(path, True)],
+    )

@@ -68,7 +68,7 @@ def set_widths_(model: nn.Module, widths: Widths) -> None:
     rows = {row.path: row for row in record.rows}
     for path, module in model.named_modules():
         if hasattr(module, "set_bits") and path in rows:
-            config = record.config.for_module(path)
+            config = record.config_of(path)
             module.set_bits(config)
             rows[path].set_bits(config)
 

@@ -86,7 +86,7 @@ def test_a_sentence_alone_and_in_a_padded_batch(packed, source):
 
 
 def test_size(directory, packed):
-    weights = (directory / "model.safetensors").stat().st_size
+    weights = (directory / "bitquant.safetensors").stat().st_size
     assert weights <= 4.2e6
     assert sum(f.stat().st_size for f in directory.iterdir()) <= 4.8e6
     resident = sum(t.numel() * t.element_size() for t in [*packed.parameters(), *packed.buffers()])

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_iter
 from ..masks import is_padding_mask
 from .functions import function_name
 from .intercept import PREFIX, Interceptor
+from .sites import UNCOUNTED
 
 MODULE_FORWARDS = {
     nn.Linear.forward: ("linear", F.linear),
@@ -39,13 +40,16 @@ class ModuleCall(Interceptor):
 
     def plain(self, func, args, kwargs):
         own = self.own and func is self.own[1]
+        uncounted = self.recorder.macs.uncounted
         out, macs = self.measured(func, args, kwargs, self.path if own else "")
         if own:
             self.module_site(args, kwargs, macs)
         elif func is F.embedding:
             self.embedding_site(args, kwargs)
-        elif macs:
+        elif macs or func is F.embedding_bag:
             self.unknown_site(func, args, kwargs, macs)
+        elif uncounted != self.recorder.macs.uncounted:
+            self.unknown_site(func, args, kwargs, 0).reason = UNCOUNTED
         if args and function_name(func)[0] == "softmax":
             self.mark_flow(args[0])
         return out
@@ -126,6 +130,7 @@ class ModuleCall(Interceptor):
         site = self.recorder.site(path, self.path, "", kind, "unknown", operands)
         site.macs += macs
         site.reason = f"no 1-bit counterpart of {kind}"
+        return site
 
     # roles
 

@@ -12,23 +12,33 @@ from torch.utils._pytree import tree_iter
 
 from .attention import transparent
 from .call import MODULE_FORWARDS, ModuleCall
+from .check import check_model, check_values
 from .decompose import decomposition
-from .errors import CaptureError
 from .facts import Facts, Ledger
 from .macs import MacCounter
-from .mutate import is_mutated
+from .ordinary import as_ordinary, ordinary
 from .parameters import PART
 from .run import bind, run
 from .sites import Discovery, Site
 
 _LINEAR_KINDS = ("linear", "linear_fn")
+_OTHERS = {  # layers that multiply and have no 1-bit counterpart
+    nn.Bilinear: "bilinear",
+    nn.EmbeddingBag: "embedding_bag",
+    nn.RNNBase: "rnn",
+    nn.RNNCellBase: "rnn",
+    nn.ConvTranspose1d: "conv_transpose1d",
+    nn.ConvTranspose2d: "conv_transpose2d",
+    nn.ConvTranspose3d: "conv_transpose3d",
+}
 
 
 def module_kind(module: nn.Module) -> str | None:
-    """The kind of site a linear, convolution or embedding module is; None for others and for a forward of its own."""
+    """The kind of site a layer of torch is; None for other modules and for a forward of its own."""
     if isinstance(module, nn.Embedding):
         return "embedding"
-    return MODULE_FORWARDS.get(type(module).forward, (None,))[0]
+    kind, _ = MODULE_FORWARDS.get(type(module).forward, (None, None))
+    return kind or next((kind for cls, kind in _OTHERS.items() if isinstance(module, cls)), None)
 
 
 def discover(model: nn.Module, example_inputs) -> Discovery:
@@ -42,19 +52,22 @@ def discover(model: nn.Module, example_inputs) -> Discovery:
         Discovery: the products in call order, with multiply-accumulates counted independently at ATen level.
 
     Raises:
-        CaptureError: where `example_inputs` are missing, the model does not run on them, or it is rewritten already.
+        CaptureError: where `example_inputs` are missing, the model does not run on them, or it is no Python module or
+            rewritten already.
     """
+    check_model(model)
+    example_inputs = ordinary(example_inputs)
     args, kwargs = bind(example_inputs)
-    rewritten = next((path for path, module in model.named_modules() if is_mutated(module)), None)
-    if rewritten is not None:
-        raise CaptureError(f"{rewritten or 'the model'} is rewritten already: discover the products of the original")
-    recorder = _Recorder(model)
-    for leaf in tree_iter((args, kwargs)):
-        if isinstance(leaf, torch.Tensor):
-            recorder.ledger.put(leaf, Facts(dynamic=True))
-    with recorder.watching():
-        run(model, example_inputs)
-    return recorder.result()
+    given = [leaf for leaf in tree_iter((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if not any(tensor.is_meta for tensor in given):
+        check_values(model)
+    with as_ordinary(model):
+        recorder = _Recorder(model)
+        for tensor in given:
+            recorder.ledger.put(tensor, Facts(dynamic=True))
+        with recorder.watching():
+            run(model, example_inputs)
+        return recorder.result()
 
 
 class _Recorder(TorchFunctionMode):
@@ -161,8 +174,9 @@ class _Recorder(TorchFunctionMode):
                 sites[path].macs += sites.pop(part).macs
         never = {}
         readers = {name: site.path for site in sites.values() for name in site.parameters if name}
+        ran = {site.path if site.traced == "module" else site.owner for site in sites.values() if not site.functional}
         for path, module in self.model.named_modules():
-            if module_kind(module) is not None and path not in sites:
+            if module_kind(module) is not None and path not in ran:
                 names = [f"{path}.{name}" for name, _ in module.named_parameters()]
                 reader = next((readers[name] for name in names if name in readers), None)
                 if reader is None and not self.ledger.readers.keys().isdisjoint(names):

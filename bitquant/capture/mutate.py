@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -24,8 +23,6 @@ def _reduce_ex(self, protocol):
 @cache
 def mutated_class(mixin: type, base: type, name: str) -> type:
     """The subclass of (mixin, base); equal arguments give the same class."""
-    # the fused encoder layers of torch read the weights themselves and would skip every mutated forward in eval mode
-    torch.backends.mha.set_fastpath_enabled(False)
     body = {
         "_mutation_mixin": mixin,
         "_mutation_base": base,

@@ -37,10 +37,10 @@ def restored(tensors):
             yield
     finally:
         random.setstate(python)
-        with torch.no_grad():
-            for tensor, count, value in saved:
-                # an unchanged tensor is not written to: autograd may have saved it
-                if tensor.is_inference() or version(tensor) != count:
+        for tensor, count, value in saved:
+            # an unchanged tensor is not written to: autograd may have saved it
+            if tensor.is_inference() or version(tensor) != count:
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                     tensor.copy_(value)
 
 

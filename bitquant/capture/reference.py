@@ -37,3 +37,10 @@ FLOAT = {
 def kind_of(name: str) -> str:
     """The kind in a child's name: "linear_fn" for "bit_linear_fn_0"."""
     return name.removeprefix("bit_").rpartition("_")[0]
+
+
+def child_kind(name: str) -> str | None:
+    """The kind in a name, None for one that no product has: the form is that of `Interceptor.next_name`."""
+    kind, count = kind_of(name), name.rpartition("_")[2]
+    number = count.isascii() and count.isdigit() and len(count) < 10
+    return kind if number and kind in FLOAT and name == f"bit_{kind}_{int(count)}" else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from keyword import iskeyword
 
 from torch import fx, nn
 from torch.utils import _pytree as pytree
@@ -17,6 +19,8 @@ from .operands import packed_children
 from .purity import Attributes, global_random_state, untouched
 from .tracer import OwnerTracer
 from .verify import autocast_eps, check_attention, compare, copied, trial
+
+_IDENTIFIER, _NUMBER = re.compile("[A-Za-z_][A-Za-z0-9_]*"), re.compile("[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class Rewritten:
 
     @classmethod
     def compile(cls, graph: fx.Graph, out_spec, unwrapped=()) -> Rewritten:
+        """Raises TraceFailed where a name in the graph cannot be part of a program."""
+        for node in graph.nodes:
+            _check_writable(node)
         code = graph.python_code("self")
         scope = dict(code.globals)
         exec(code.src, scope)
@@ -53,6 +60,17 @@ class Rewritten:
 
     def __deepcopy__(self, memo):
         return self  # nothing in it belongs to one model
+
+
+def _check_writable(node: fx.Node):
+    """torch.fx writes names into the code as they are, and a module's children may be named by a file."""
+    named = [node.target] if node.op in ("call_module", "call_method", "get_attr") else []
+    if node.op == "call_function" and node.target is getattr and isinstance(node.args[1], str):
+        named.append(node.args[1])
+    parts = [part for name in named for part in name.split(".") if not _NUMBER.fullmatch(part)]
+    for part in (*parts, *node.kwargs):
+        if not _IDENTIFIER.fullmatch(part) or iskeyword(part):
+            raise TraceFailed(f"the name {part[:40]!r} cannot be written as code")
 
 
 def rewrite(owner: nn.Module, forward, args, kwargs, device: str) -> Rewritten:

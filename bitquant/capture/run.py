@@ -9,7 +9,10 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from .errors import CaptureError
+from .ordinary import ordinary
 from .purity import Attributes, restored
+
+LONGEST = 300  # characters of another's error that are passed on
 
 
 def bind(example_inputs) -> tuple[tuple, dict]:
@@ -36,14 +39,19 @@ def run(model: nn.Module, example_inputs):
     Raises:
         CaptureError: where the model does not run on `example_inputs`.
     """
-    args, kwargs = bind(example_inputs)
+    args, kwargs = bind(ordinary(example_inputs))
     attributes = [Attributes(module) for module in model.modules() if not isinstance(module, LazyModuleMixin)]
     try:
         model.eval()
-        with torch.no_grad(), restored(model.buffers()):
+        # in inference mode, tensors would count no changes in place
+        with torch.inference_mode(False), torch.no_grad(), restored(model.buffers()):
             return model(*args, **kwargs)
+    except CaptureError:
+        raise
     except Exception as error:
-        raise CaptureError(f"the model does not run on example_inputs: {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        said = said if len(said) <= LONGEST else said[:LONGEST] + " ..."
+        raise CaptureError(f"the model does not run on example_inputs: {type(error).__name__}: {said}") from error
     finally:
         for saved in attributes:
             saved.restore()

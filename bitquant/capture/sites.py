@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from .parameters import TRANSPOSED, WHOLE
 
+UNCOUNTED = "an operator whose products cannot be counted"  # a site's reason
+
 
 @dataclass
 class Site:
@@ -56,6 +58,11 @@ class Site:
         return bool(self.name)
 
     @property
+    def out_of_reach(self) -> bool:
+        """Whether neither a layer nor a child can stand for the product."""
+        return self.traced is None and not self.functional
+
+    @property
     def by_parameter(self) -> bool:
         """Whether a functional product has a parameter, or a part of one, among its operands."""
         return self.functional and self.kind != "attention" and any(self.parameters)
@@ -76,7 +83,7 @@ class Discovery:
         total_macs (int): all multiply-accumulates of the run at ATen level, whoever issued them.
         readers (dict[str, set[str]]): parameter -> paths of the sites that multiply by it as their second operand, and
             "" where anything else reads it; tied parameters are one, under their first name.
-        never_called (dict[str, str]): linear, convolution and embedding modules that did not run, with the reason.
+        never_called (dict[str, str]): layers that multiply (or look up) and did not run, with the reason.
     """
 
     sites: list[Site] = field(default_factory=list)

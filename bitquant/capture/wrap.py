@@ -7,6 +7,7 @@ import copy
 from torch import nn
 
 from .errors import CaptureError
+from .fast_path import leave_fast_path_
 from .owner import Capture, OwnerMixin, make_owner_, unmake_owner_
 from .parameters import TRANSPOSED, WHOLE
 from .run import run
@@ -30,6 +31,7 @@ def wrap_owners_(model: nn.Module, discovery: Discovery, make_child, example_inp
     Raises:
         CaptureError: where the model does not run on `example_inputs`.
     """
+    leave_fast_path_(model)
     by_owner: dict[str, list[Site]] = {}
     for site in discovery.sites:
         if site.functional:

@@ -1,7 +1,5 @@
 """``bitquant profile``: what a model costs to store and to run, before and after quantization."""
 
-import re
-
 import click
 
 from bitquant.cli.options import allow_factory, as_json, example_data, quantization, refuse_quantization
@@ -35,11 +33,13 @@ def profile(
     MODEL is a Hugging Face directory, a bitquant checkpoint, or package.module:factory.
     """
     import json
+    from dataclasses import asdict
 
     from bitquant.bench import shapes
     from bitquant.profiling import profile as measure
     from bitquant.profiling.table import comparison, table
     from bitquant.record import is_quantized
+    from bitquant.widths import parse_widths
 
     widths = parse_widths(bits)
     source = find_model(model, allow_factory)
@@ -51,11 +51,11 @@ def profile(
     settings = {"convention": find_convention(convention, attention), "device": device}
     after = before = measure(loaded, inputs, **settings)
     if not quantized:
-        after = measure(loaded, inputs, **widths, config=config, **settings)
+        after = measure(loaded, inputs, **asdict(widths), config=config, **settings)
     if plot:
         from bitquant.profiling.plot import plot as draw
 
-        draw(before, after, plot, title=f"{model}, {bits.upper()}")
+        draw(before, after, plot, title=f"{model}, {str(widths).upper()}")
     if as_json:
         profiles = {"profile": before} if quantized else {"before": before, "after": after}
         click.echo(json.dumps({name: found.to_dict() for name, found in profiles.items()}, indent=2))
@@ -63,14 +63,6 @@ def profile(
         click.echo(table(before, before.by_depth(depth)))
     else:
         click.echo(comparison(before, after, depth))
-
-
-def parse_widths(text):
-    """``"W1A1"`` -> keyword arguments of ``bitquant.profile``."""
-    match = re.fullmatch(r"[wW](\d+)[aA](\d+)", text)
-    if match is None:
-        raise ValueError(f"widths read like W1A1 or W1A2; got {text!r}")
-    return {"weight_bits": int(match[1]), "activation_bits": int(match[2])}
 
 
 def find_convention(name, attention):

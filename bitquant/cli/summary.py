@@ -12,7 +12,7 @@ def summary(result):
     tables = [
         tabulate(_before_after(result), headers=("", "before", "after", ""), colalign=_align(4), **STYLE),
         tabulate(_fidelity(result), headers=(held_out, *_COLUMNS), colalign=_align(4), **STYLE),
-        left_in_float(result["coverage"]),
+        *filter(None, (left_in_float(result["coverage"]), result["coverage"]["warning"])),
         f"Saved in {result['out']}; loaded again in a fresh process it is {same} the trained student.",
     ]
     return "\n" + "\n\n".join(tables)

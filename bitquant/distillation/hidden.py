@@ -20,7 +20,10 @@ def hidden_states(model: nn.Module, paths: list[str]):
 
         return hook
 
-    handles = [model.get_submodule(path).register_forward_hook(record(path)) for path in paths]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if missing := [path for path in paths if path not in modules]:
+        raise ValueError(f"the model has no layer {missing[0]}: change student and teacher alike after quantize_")
+    handles = [modules[path].register_forward_hook(record(path)) for path in paths]
     try:
         yield states
     finally:

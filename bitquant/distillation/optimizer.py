@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from bitquant.quantizers import ActivationQuantizer
@@ -9,12 +10,26 @@ from bitquant.quantizers import ActivationQuantizer
 SCALE_NAMES = ("alpha", "log_ratio", "log_gain")
 
 
+def check_dtypes(student: nn.Module) -> None:
+    """ValueError for float16 parameters: AdamW divides by the root of squared gradients, which are 0 there."""
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad and parameter.dtype == torch.float16:
+            raise ValueError(
+                f"{name} is float16, in which AdamW's steps are far too large: call .float() on the model before "
+                "quantize_ (transformers loads a float16 checkpoint as float16 unless it is given dtype=torch.float32)"
+            )
+
+
 def parameter_groups(student: nn.Module, *, lr: float, scale_lr: float, weight_decay: float) -> list[dict]:
     """Latent weights (decayed); embedding tables, biases, norms and shifts (not decayed: the rows of a table that no
     step reads would only fade); quantizer scales (own rate, not decayed).
 
     Each group keeps its peak rate as ``peak``.
+
+    Raises:
+        ValueError: a parameter to train is float16.
     """
+    check_dtypes(student)
     kept = {id(m.shift) for m in student.modules() if isinstance(m, ActivationQuantizer) and m.shift is not None}
     kept |= {id(m.weight) for m in student.modules() if isinstance(m, nn.Embedding)}
     groups = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from bitquant.memory_layout import contiguous
 from bitquant.nn.exact import scaled
 from bitquant.nn.training import in_int8, integer_product
 from bitquant.nn.weights import QuantizedLayer
@@ -43,12 +44,13 @@ class BitConv(QuantizedLayer):
         valid = (by_channel != 0).any(-1, keepdim=True)
         levels = levels * valid
         weight, scale = self.weight_quantizer(self.weight)
+        weight = contiguous(weight)
         if self.pointwise and in_int8(levels, inputs=self.input_quantizer, weights=self.weight_quantizer):
             product = integer_product(levels, weight.flatten(1)).movedim(-1, channels)
         else:
-            product = self._conv_forward(levels.movedim(-1, channels), weight, None)
+            product = self._conv_forward(contiguous(levels.movedim(-1, channels)), weight, None)
         # one layout for every backend: float operations that follow may round by their memory layout
-        product = product.contiguous()
+        product = contiguous(product)
         scale = (alpha * scale).view(-1, *[1] * space)
         bias = None if self.bias is None else self.bias.view(-1, *[1] * space)
         return scaled(product, scale, bias)

@@ -47,7 +47,7 @@ class BitFunctionalLinear(OptionalState):
             config, nonnegative=nonnegative and self.float_path is None, channels=shape[1], device=device
         )
         self.weight_quantizer = WeightQuantizer(
-            torch.zeros(self.shape, device=device),
+            torch.zeros(self.shape, dtype=torch.float32, device=device),
             granularity=config.weight_scale,
             learnable=config.weight_scale_learnable,
             center=config.weight_center,

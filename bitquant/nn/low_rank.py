@@ -40,7 +40,8 @@ class LowRank(OptionalState):
     ):
         super().__init__()
         self.packed = packed
-        down, up = torch.eye(rank, in_features, device=device), torch.zeros(out_features, rank, device=device)
+        down = torch.eye(rank, in_features, dtype=torch.float32, device=device)
+        up = torch.zeros(out_features, rank, dtype=torch.float32, device=device)
         for name, factor in (("down", down), ("up", up)):
             if packed:
                 self.register_buffer(name, factor.half())
@@ -82,7 +83,8 @@ class LowRank(OptionalState):
         Returns:
             What ``product`` gave, the path added, in the dtype of x.
         """
-        with exact(x):
+        # what is packed has no gradient: its bits cannot follow one
+        with exact(x), torch.set_grad_enabled(torch.is_grad_enabled() and not self.packed):
             floats = x.float()
             if self.observing:
                 self.observe(floats.detach().movedim(dim, -1), weight())
@@ -142,7 +144,7 @@ def _principal(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         _, lengths, directions = torch.svd_lowrank(rows, q=min(2 * rank, *rows.shape), niter=ITERATIONS)
         lengths, directions = lengths[:rank], directions[:, :rank]
         if (missing := rank - len(lengths)) > 0:
-            others = torch.randn(rows.shape[1], missing)
+            others = torch.randn(rows.shape[1], missing, dtype=rows.dtype)
             others -= directions @ (directions.T @ others)
             directions = torch.cat([directions, torch.linalg.qr(others).Q], dim=1)
             lengths = F.pad(lengths, (0, missing))

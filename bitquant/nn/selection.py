@@ -62,7 +62,7 @@ class RowMaxSelection(OptionalState):
     def __init__(self, config: QuantConfig, *, device: torch.device | None = None):
         super().__init__()
         self.keep = config.attention_keep
-        self.log_gain = nn.Parameter(torch.zeros((), device=device))
+        self.log_gain = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
 
     def gain(self) -> Tensor:
         """fp32 scalar, positive."""

@@ -73,7 +73,14 @@ def integer_product(levels: Tensor, weight: Tensor) -> Tensor:
     return IntegerProduct.apply(levels.flatten(0, -2), weight, _gradients.get()).unflatten(0, levels.shape[:-1])
 
 
+def rows_product(levels: Tensor, weight: Tensor) -> Tensor:
+    """``F.linear(levels, weight)``, whatever the strides and ``requires_grad`` of both: where they are floats, torch
+    rounds a product of three dimensions by them, but not one of two."""
+    rows = levels.reshape(-1, levels.shape[-1])
+    return F.linear(rows, weight).view(*levels.shape[:-1], weight.shape[0])
+
+
 def level_product(levels: Tensor, weight: Tensor, *, inputs: ActivationQuantizer, weights: WeightQuantizer) -> Tensor:
     """``F.linear(levels, weight)`` of what the two quantizers gave: fp32 (..., K), (N, K) -> fp32 (..., N)."""
-    multiply = integer_product if in_int8(levels, inputs=inputs, weights=weights) else F.linear
+    multiply = integer_product if in_int8(levels, inputs=inputs, weights=weights) else rows_product
     return multiply(levels, weight)

@@ -41,6 +41,17 @@ class QuantizedWeight(nn.Module):
         self.unbegun = not_begun(state_dict, prefix) if loaded else set()
 
 
+def check_own_weight(layer: nn.Module) -> None:
+    """ValueError where a hook makes the weight or bias anew at each call: nobody else would see what was trained."""
+    for name in ("weight", "bias"):
+        if name in vars(layer):
+            raise ValueError(
+                f"its {name} is made by a hook, as torch.nn.utils.weight_norm, spectral_norm and prune do: make it "
+                "permanent (remove_weight_norm, remove_spectral_norm, prune.remove) or use "
+                "torch.nn.utils.parametrizations, which train along"
+            )
+
+
 def not_begun(state_dict: dict[str, Tensor], prefix: str) -> set[str]:
     """What begins at a layer's weight and is not in a state_dict."""
     return {name for name in BEGIN_AT_WEIGHT if not any(key.startswith(f"{prefix}{name}.") for key in state_dict)}
@@ -55,7 +66,11 @@ def begin(layer: nn.Module, names: set[str], weight: Tensor) -> None:
 
 def _restart(layer: QuantizedWeight, incompatible_keys) -> None:
     if names := layer.__dict__.pop("unbegun", None):
+        training = [module for module in layer.modules() if module.training]
+        layer.eval()  # some parametrizations take a step each time they are read in training mode
         begin(layer, names, layer.weight)
+        for module in training:
+            module.training = True
 
 
 class QuantizedLayer(QuantizedWeight):

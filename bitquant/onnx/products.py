@@ -57,7 +57,7 @@ class RowMaxProduct(nn.Module):
     def __init__(self, path: str, selection: RowMaxSelection, value: ActivationQuantizer):
         super().__init__()
         self.path, self.selection, self.value = path, selection, value
-        self.register_buffer("share", torch.tensor([selection.keep]))
+        self.register_buffer("share", torch.tensor([selection.keep], dtype=torch.float32))
         self.register_buffer("scale", (selection.gain() * value.scale()).reshape(1).detach())
 
     def forward(self, p: Tensor, v: Tensor) -> Tensor:

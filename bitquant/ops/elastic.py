@@ -15,11 +15,11 @@ NAN_MESSAGE = "NaN reached a binarizer: its input must be finite numbers (check 
 
 
 def levels(x: Tensor, shift: Tensor, alpha: Tensor, low: int, high: int) -> Tensor:
-    """x fp32, any shape -> levels fp32 in {low..high} of that shape. RuntimeError for NaN."""
+    """x fp32, any shape -> levels fp32 in {low..high} of that shape. ValueError for NaN."""
     x, shift = x.resolve_neg().contiguous(), shift.contiguous()
     out = x.new_empty(x.shape)
     if load().library.bq_elastic_levels(_call(x, shift, alpha, out, low, high, False), torch.get_num_threads()) != OK:
-        raise RuntimeError(NAN_MESSAGE)
+        raise ValueError(NAN_MESSAGE)
     return out
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import packing
+from ..memory_layout import contiguous
 from . import rules
 
 
@@ -87,10 +88,10 @@ def convolution(
     space = len(kernel_size)
     by_channel = x.movedim(1, -1)
     valid = (by_channel != 0).any(-1, keepdim=True)
-    levels = (_levels(by_channel, offset, step, bits, signed) * valid).movedim(-1, 1)
+    levels = contiguous((_levels(by_channel, offset, step, bits, signed) * valid).movedim(-1, 1))
     taps = math.prod(kernel_size)
     signs = _signs_of_words(packing.from_lanes(lanes, out_channels), taps * (x.shape[1] // groups))
-    weight = signs.view(out_channels, *kernel_size, -1).movedim(-1, 1).contiguous()
+    weight = contiguous(signs.view(out_channels, *kernel_size, -1).movedim(-1, 1))
     before, after = padding[::2], padding[1::2]
     if before != after:
         sides = [side for i in reversed(range(space)) for side in (before[i], after[i])]
@@ -98,7 +99,7 @@ def convolution(
         before = [0] * space
     convolve = torch.nn.functional.conv1d if space == 1 else torch.nn.functional.conv2d
     with torch.autocast(x.device.type, enabled=False):
-        acc = convolve(levels, weight, None, stride, before, dilation, groups).contiguous()
+        acc = contiguous(convolve(levels, weight, None, stride, before, dilation, groups))
     out = acc * scale.view(-1, *[1] * space)
     return (out if bias is None else out + bias.view(-1, *[1] * space)).to(x.dtype)
 
@@ -176,7 +177,8 @@ def _multiply(levels: Tensor, lanes: Tensor, out_features: int, scale: Tensor, b
     weight = _signs_of_words(packing.from_lanes(lanes, out_features), levels.shape[-1]).contiguous()
     with torch.autocast(levels.device.type, enabled=False):
         # at 32 bits the sums are rounded: the call and the layout of the layer that was trained
-        out = torch.nn.functional.linear(levels, weight).mul_(scale)
+        rows = levels.reshape(-1, levels.shape[-1])
+        out = torch.nn.functional.linear(rows, weight).mul_(scale).view(*levels.shape[:-1], out_features)
     return out if bias is None else out.add_(bias)
 
 

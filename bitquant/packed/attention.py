@@ -8,7 +8,7 @@ from torch import Tensor
 from bitquant import ops
 from bitquant.nn.attention import BitAttention
 from bitquant.nn.mask import keep_mask
-from bitquant.packed.weights import positive
+from bitquant.packed.weights import finite, positive
 from bitquant.quantizers import FixedDtype
 
 
@@ -22,7 +22,7 @@ class PackedAttention(FixedDtype):
     def __init__(self, rule: str, head_dim: int, score_scale: float, *, device: torch.device | None = None):
         super().__init__()
         self.rule, self.head_dim, self.score_scale = rule, head_dim, score_scale
-        self.register_buffer("scale", torch.ones(1, device=device))
+        self.register_buffer("scale", torch.ones(1, dtype=torch.float32, device=device))
         if rule == "row-max":
             self.register_buffer("margin", torch.zeros(1, dtype=torch.int64, device=device))
         else:
@@ -33,6 +33,8 @@ class PackedAttention(FixedDtype):
     @torch.no_grad()
     def from_trained(cls, layer: BitAttention) -> PackedAttention:
         """Fix a trained ``BitAttention``. ValueError when a scale is not positive and finite."""
+        for quantizer in (layer.query, layer.key, layer.value):
+            finite("input scale", quantizer.alpha)
         selection, score_scale = layer.selection, layer.score_scale.item()
         temperature = layer.query.scale() * layer.key.scale() * score_scale
         packed = cls(layer.rule, layer.head_dim, score_scale, device=temperature.device)

@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitquant import ops
 from bitquant.nn.conv import BitConv
@@ -46,13 +46,13 @@ class PackedConv(PackedLayer):
 
     @classmethod
     def from_trained(cls, layer: BitConv) -> PackedConv:
-        """Pack a trained ``BitConv``. ValueError when a scale is not positive and finite."""
+        """Pack a trained ``BitConv``. ValueError when a value is not finite, or a scale not positive."""
         packed = cls(
             layer.in_channels,
             layer.out_channels,
             kernel_size=layer.kernel_size,
             stride=layer.stride,
-            padding=_pairs(layer),
+            padding=padding_pairs(layer),
             dilation=layer.dilation,
             groups=layer.groups,
             padding_mode=layer.padding_mode,
@@ -108,7 +108,7 @@ class PackedConv(PackedLayer):
         return f"{self.in_channels} -> {self.rows}, kernel {self.kernel_size}, {self.levels_repr()}"
 
 
-def _pairs(layer: BitConv) -> list[list[int]]:
+def padding_pairs(layer: BitConv | nn.Conv1d | nn.Conv2d) -> list[list[int]]:
     """(before, after) of each dimension; an odd ``same`` padding has its longer side after, as in torch."""
     if layer.padding == "valid":
         return [[0, 0] for _ in layer.kernel_size]

@@ -23,7 +23,8 @@ class PackedFunctionalLinear(PackedLinear):
 
     @classmethod
     def from_call(cls, layer: BitFunctionalLinear, weight: Tensor) -> PackedFunctionalLinear:
-        """Pack a trained call on its parameter. ValueError when a scale is not positive and finite."""
+        """Pack a trained call on its parameter. ValueError when a value is not finite, or a scale not
+        positive."""
         weight = weight.T if layer.transposed else weight
         layer.start(weight)
         out_features, in_features = layer.shape

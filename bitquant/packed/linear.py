@@ -22,7 +22,7 @@ class PackedLinear(PackedLayer):
 
     @classmethod
     def from_trained(cls, layer: BitLinear) -> PackedLinear:
-        """Pack a trained ``BitLinear``. ValueError when a scale is not positive and finite."""
+        """Pack a trained ``BitLinear``. ValueError when a value is not finite, or a scale not positive."""
         out_features, in_features = layer.weight.shape
         packed = cls(
             in_features,

@@ -8,13 +8,19 @@ from torch import Tensor, nn
 from bitquant import packing
 from bitquant.capture import StandIn
 from bitquant.nn.low_rank import LowRank
-from bitquant.quantizers import FixedDtype
+from bitquant.packed.cast import PackedTensor
 
 
 def positive(scale: Tensor) -> None:
     """ValueError unless every scale is positive and finite (contract 3)."""
     if not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise ValueError("a scale is not positive and finite: training diverged, so this layer cannot be packed")
+
+
+def finite(name: str, values: Tensor | None) -> None:
+    """ValueError unless all values are numbers: a NaN has no sign to pack, and an infinite one is no weight."""
+    if values is not None and not bool(torch.isfinite(values).all()):
+        raise ValueError(f"its {name} is NaN or infinite: training diverged, so this layer cannot be packed")
 
 
 def stand_in(
@@ -38,13 +44,13 @@ def float_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-class PackedWeight(FixedDtype):
+class PackedWeight(PackedTensor):
     """Bits of a weight (rows, columns). In memory once, as ``lanes`` (the form the kernels read); in a state_dict as
     ``weight_packed``, uint8 (rows, ceil(columns / 8))."""
 
     def __init__(self, rows: int, columns: int, *, dtype: str = "float32", device: torch.device | None = None):
-        super().__init__()
-        self.rows, self.columns, self.dtype = rows, columns, float_dtype(dtype)
+        super().__init__(float_dtype(dtype))
+        self.rows, self.columns = rows, columns
         shape = (-(-rows // packing.LANES), packing.words_for(columns), packing.LANES)
         self.register_buffer("lanes", torch.zeros(shape, dtype=torch.int32, device=device), persistent=False)
 
@@ -118,10 +124,11 @@ class PackedLayer(PackedWeight):
     ):
         super().__init__(rows, columns, dtype=dtype, device=device)
         self.bits, self.signed = bits, signed
-        self.register_buffer("offset", torch.zeros(width, device=device))
-        self.register_buffer("step", torch.ones(1, device=device) if 1 < bits <= 8 else None)
-        self.register_buffer("scale", torch.ones(scales, device=device))
-        self.register_buffer("bias", torch.zeros(rows, device=device) if bias else None)
+        fixed = {"dtype": torch.float32, "device": device}
+        self.register_buffer("offset", torch.zeros(width, **fixed))
+        self.register_buffer("step", torch.ones(1, **fixed) if 1 < bits <= 8 else None)
+        self.register_buffer("scale", torch.ones(scales, **fixed))
+        self.register_buffer("bias", torch.zeros(rows, **fixed) if bias else None)
         path = LowRank(columns, rows, low_rank, packed=True, device=device) if low_rank else None
         self.register_module("float_path", path)
 
@@ -129,10 +136,14 @@ class PackedLayer(PackedWeight):
     def take(self, layer: nn.Module, weight: Tensor, bits: Tensor) -> None:
         """Fix what a trained layer has learnt on its float weight; ``bits`` bool (rows, columns) in kernel order.
 
-        ValueError when a scale is not positive and finite, or a float path's factor too large for fp16.
+        ValueError when a weight, shift or bias is not finite, a scale not positive and finite, or a float path's factor
+        too large for fp16.
         """
         quantizer = layer.input_quantizer
         scale = quantizer.scale() * layer.weight_quantizer.scale(weight)
+        finite("weight", weight)
+        finite("input shift", quantizer.shift)
+        finite("input scale", quantizer.alpha)
         positive(scale)
         self.pack(bits)
         self.offset.copy_(quantizer.threshold() if self.bits == 1 else quantizer.shift)
@@ -140,6 +151,7 @@ class PackedLayer(PackedWeight):
             self.step.copy_(quantizer.scale())
         self.scale.copy_(scale)
         if self.bias is not None:
+            finite("bias", layer.bias)
             self.bias.copy_(layer.bias)
         if self.float_path is not None:
             self.float_path.take(layer.float_path)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from bitquant.capture import Site, discover
+from bitquant.capture import Site, check_model, discover
 from bitquant.capture.fallback import innermost_module
 from bitquant.config import QuantConfig
 from bitquant.plan import Plan
@@ -77,6 +77,7 @@ def work_of(model: nn.Module, example_inputs: Any, *, config: QuantConfig, bits:
                   for path in quantized}  # fmt: skip
         places, densities, beside = _Places(model, record.blocks, sites), _Densities(model), []
     else:
+        check_model(model)
         with _Densities(model) as densities:
             discovery = discover(model, example_inputs)
         plan, sites = Plan(model, discovery, config), discovery.sites

@@ -39,8 +39,9 @@ class ActivationQuantizer(OptionalState):
     ):
         super().__init__()
         self.levels, self.bits, self.smooth, self.init = levels, bits, smooth, init
-        self.alpha = nn.Parameter(torch.ones((), device=device))
-        self.shift = None if channels is None else nn.Parameter(torch.zeros(channels, device=device))
+        self.alpha = nn.Parameter(torch.ones((), dtype=torch.float32, device=device))
+        shift = None if channels is None else torch.zeros(channels, dtype=torch.float32, device=device)
+        self.shift = None if shift is None else nn.Parameter(shift)
         self.register_buffer("observed", torch.zeros(2, dtype=torch.float64, device=device))
         self.observing = False
         self.valid: Tensor | None = None
@@ -83,6 +84,8 @@ class ActivationQuantizer(OptionalState):
 
     def _start(self) -> None:
         mean = self.observed[0] / self.observed[1].clamp(min=1)
+        if not bool(torch.isfinite(mean)):
+            raise ValueError("a layer is given infinity: calibration needs finite numbers")
         self.alpha.copy_(mean * self.init / self.range[1] ** 0.5)
 
     @torch.no_grad()

@@ -42,8 +42,13 @@ class FloorScale(torch.autograd.Function):
 
 
 def check_numbers(x: Tensor) -> None:
-    """RuntimeError, on a GPU an assertion that stops the device, for NaN: it has no sign bit."""
-    torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
+    """ValueError, on a GPU an assertion that stops the device, for NaN: it has no sign bit."""
+    try:
+        torch._assert_async(~torch.isnan(x).any(), NAN_MESSAGE)
+    except RuntimeError as error:
+        if NAN_MESSAGE not in str(error):
+            raise
+        raise ValueError(NAN_MESSAGE) from None
 
 
 def _sum_to(grad: Tensor, like: Tensor) -> Tensor:

@@ -84,6 +84,11 @@ class WeightQuantizer(OptionalState):
         if self.bits == FLOAT_BITS:
             return weight.new_ones(1, dtype=torch.float32)
         if self.learnable:
+            if self.granularity == "row" and weight.shape[0] != self.scale_init.shape[0]:
+                raise ValueError(
+                    f"a weight of {weight.shape[0]} rows has {self.scale_init.shape[0]} scales: resize it in the float "
+                    "model, before quantize_"
+                )
             return self.scale_init * torch.exp(self.log_ratio) * BEST_SCALE[self.bits]
         return mean_magnitude(weight.detach(), self.granularity) * BEST_SCALE[self.bits]
 
@@ -104,14 +109,10 @@ class WeightQuantizer(OptionalState):
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Tensor:
-        """uint8 of weight's shape, (rows, columns): 0 for the lowest level, ``2^bits - 1`` for the highest.
-
-        ValueError: a weight of several bits is NaN.
-        """
+        """uint8 of weight's shape, (rows, columns), of finite numbers: 0 for the lowest level, ``2^bits - 1`` for the
+        highest."""
         if self.bits == 1:
             return self.signs(weight).to(torch.uint8)
-        if bool(weight.isnan().any()):
-            raise ValueError("a weight is NaN: training diverged, so this table cannot be packed")
         codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
         scale = self.scale(weight).view(-1, 1)
         for rows, part, factor in zip(*(x.split(ROWS) for x in (codes, weight, scale)), strict=True):

@@ -71,7 +71,7 @@ class Stack:
         """wave fp32 (B, N) -> fp32 (B, T, C). valid int (B,): how many outputs of the first convolution its norm over
         time counts; None for all."""
         frames = (wave.shape[1] - self.field) // self.stride + 1
-        out = torch.empty(wave.shape[0], frames, self.channels)
+        out = torch.empty(wave.shape[0], frames, self.channels, dtype=torch.float32)
         for index, samples in enumerate(wave.contiguous()):
             weight, bias = self._first(samples, None if valid is None else int(valid[index]))
             for start in range(0, frames, self.piece):

@@ -1,7 +1,7 @@
 """Where a float model comes from: one file a kind, each with ``recognises(name)`` and ``load(name, weights)``."""
 
 from bitquant.sources import factory, huggingface
-from bitquant.sources.files import PICKLES, model_directory, read_config, read_headers, weight_files
+from bitquant.sources.files import PICKLES, WEIGHTS, model_directory, read_config, read_headers, weight_files
 from bitquant.sources.huggingface import load_source
 from bitquant.sources.source import PREPROCESSOR, TOKENIZER, Source
 
@@ -38,6 +38,7 @@ __all__ = [
     "PICKLES",
     "PREPROCESSOR",
     "TOKENIZER",
+    "WEIGHTS",
     "Source",
     "check_name",
     "load_source",

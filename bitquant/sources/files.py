@@ -5,8 +5,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from bitquant.fields import first_line
 from bitquant.json_object import read_object
 
+WEIGHTS = "bitquant.safetensors"  # of a bitquant checkpoint
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".pt2")
 
 
@@ -33,8 +35,8 @@ def read_config(directory):
 def weight_files(directory):
     """The safetensors files of a directory; ValueError when there is none, with what to do about pickled ones."""
     directory = Path(directory)
-    whole = directory / "model.safetensors"
-    files = [whole] if whole.is_file() else sorted(directory.glob("model-*-of-*.safetensors"))
+    whole = [file for name in (WEIGHTS, "model.safetensors") if (file := directory / name).is_file()][:1]
+    files = whole or sorted(directory.glob("model-*-of-*.safetensors"))
     if files:
         return files
     pickles = sorted(p for p in directory.iterdir() if p.suffix in PICKLES)
@@ -57,7 +59,7 @@ def read_headers(files):
                     part = opened.get_slice(name)
                     tensors[name] = (tuple(part.get_shape()), part.get_dtype())
         except SafetensorError as error:
-            raise ValueError(f"{file} is truncated or damaged: {error}") from None
+            raise ValueError(f"{file} is truncated or damaged: {first_line(error)}") from None
     return tensors
 
 

@@ -72,11 +72,11 @@ def test_no_model(bitquant_cli, tmp_path, path, words):
 
 def test_checkpoint_that_lies(bitquant_cli, tiny_bert):
     config = json.loads((tiny_bert / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitquant", "format_version": 1}
+    config["quantization_config"] = {"quant_method": "bitquant", "format_version": 2}
     (tiny_bert / "config.json").write_text(json.dumps(config))
     result = bitquant_cli("inspect", tiny_bert)
     assert result.exit_code == 1
-    assert "no valid 'sha256'" in result.stderr
+    assert "no field 'sha256'" in result.stderr
 
 
 def test_sensitivity(bitquant_cli, tiny_bert, text_file, tmp_path):

@@ -32,8 +32,8 @@ def test_json_scales_with_the_audio():
 
 
 def test_widths_and_conventions():
-    data = json.loads(run(FACTORY, "--seconds", "1", "--widths", "w4a8", "--convention", "paper", "--json"))
-    assert (data["after"]["total"]["weight_bits"], data["after"]["total"]["activation_bits"]) == (4, 8)
+    data = json.loads(run(FACTORY, "--seconds", "1", "--widths", "W1A8", "--convention", "paper", "--json"))
+    assert (data["after"]["total"]["weight_bits"], data["after"]["total"]["activation_bits"]) == (1, 8)
     assert data["after"]["fitted"] and not data["before"]["total"]["quantized_macs"]
 
 
@@ -75,7 +75,8 @@ def test_picture(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([FACTORY, "--widths", "1bit"], "widths read like W1A1"),
+        ([FACTORY, "--widths", "1bit"], "'1bit' is no width"),
+        ([FACTORY, "--widths", "w7a3"], "'w7a3' is no width"),
         ([FACTORY, "--convention", "metric", "--seconds", "1"], "unknown convention 'metric'"),
         (["recipes.hubert.zoo:nothing"], "has no attribute 'nothing'"),
         (["no.such.module:model"], "No module named"),

@@ -69,7 +69,7 @@ def test_end_to_end(quantize, tmp_path, tiny_bert):
         assert words in result.stdout, words
     assert "2/2" in result.stderr
     assert sorted(os.listdir(tmp_path)) == ["data.txt", "out", "tiny-bert"]
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["bitquant.safetensors", "config.json", "tokenizer.json"]
     load(tmp_path / "out")
 
 
@@ -106,7 +106,7 @@ def test_embedding_bits(quantize, no_measuring, tmp_path):
 def test_same_seed_same_file(quantize, no_measuring, tmp_path):
     for out in ("a", "b"):
         assert quantize(out=tmp_path / out, steps=3).exit_code == 0
-    first, second = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("a", "b"))
+    first, second = ((tmp_path / out / "bitquant.safetensors").read_bytes() for out in ("a", "b"))
     assert first == second
 
 

@@ -58,7 +58,7 @@ def interrupted(quantize, monkeypatch):
 
 
 def tensors(directory):
-    return load_file(directory / "model.safetensors")
+    return load_file(directory / "bitquant.safetensors")
 
 
 def test_goes_on_to_the_same_weights(quantize, interrupted, tmp_path):

@@ -63,7 +63,7 @@ def test_upcast(dtype):
 
 
 def test_nan_raises():
-    with pytest.raises(RuntimeError, match="NaN reached a binarizer"):
+    with pytest.raises(ValueError, match="NaN reached a binarizer"):
         ActivationQuantizer("signed", 2)(torch.tensor([[1.0, float("nan")]]))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from bitquant.distillation.state import read_tensors, write_tensors
+from bitquant.distillation.state import MOMENTS, check_finite, check_like, count_of, read_tensors, write_tensors
 
 from .update import Updater, parameters
 from .workers import plain, share, whole
@@ -35,27 +35,36 @@ def save(directory: Path, updater: Updater, *, updates: int) -> None:
     updater.workers.wait()
 
 
-def load(directory: Path, updater: Updater) -> int:
-    """Puts a checkpoint into a model and an optimizer of the same making; how many updates were done, 0 without one.
+def load(directory: Path, updater: Updater, *, updates: int) -> int:
+    """Puts a checkpoint into a model and an optimizer of the same making; how many of the ``updates`` were done, 0
+    without one.
 
     Raises:
         ValueError: it is damaged, or of another model.
     """
-    if not (directory / FILE).exists():
+    file = directory / FILE
+    if not file.exists():
         return 0
-    meta, tensors = read_tensors(directory / FILE)
+    facts, tensors = read_tensors(file)
+    done = count_of(facts, "updates", file, range(updates + 1))
     model, found = plain(updater.model), parameters(updater.model)
     state = model.state_dict()
-    given = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    if {n: t.shape for n, t in given.items()} != {n: t.shape for n, t in state.items()}:
-        raise ValueError(f"{directory / FILE} is of another model: remove it to start anew")
+    given = _under("model.", tensors)
+    check_like(given, state, file)
+    moments = {key: _under(f"optimizer.{key}.", tensors) for key in MOMENTS}
+    trained = {name: found[name] for name in moments["step"] if name in found}  # others never had a gradient
+    for key, values in moments.items():
+        check_like(values, {n: torch.ones(()) if key == "step" else p for n, p in trained.items()}, file)
+        check_finite(values, file)
     model.load_state_dict({name: share(value, state[name]) for name, value in given.items()})
-    moments: dict[Any, dict[str, Tensor]] = {}
-    for place, value in tensors.items():
-        kind, _, rest = place.partition(".")
-        if kind == "optimizer":
-            key, _, name = rest.partition(".")
-            on = value if key == "step" else share(value.to(updater.workers.device), found[name])
-            moments.setdefault(found[name], {})[key] = on
-    updater.optimizer.state.update(moments)
-    return meta["updates"]
+    device = updater.workers.device
+    for name, parameter in trained.items():
+        updater.optimizer.state[parameter] = {
+            key: values[name] if key == "step" else share(values[name].to(device), parameter)
+            for key, values in moments.items()
+        }
+    return done
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from bitquant.atomic import replacing_file
 from bitquant.distillation.interrupt import deferred_interrupt
 from bitquant.distillation.optimizer import rate
+from bitquant.distillation.randomness import seed_all
 from bitquant.json_object import differences, read_object
 
 from ..data.batches import MicroBatch, MicroBatches
@@ -104,7 +104,7 @@ class Pretraining:
 
     def _iterate(self, number: int, iteration: Iteration) -> None:
         self._make_targets(number, iteration)
-        torch.manual_seed(self.config.seed)
+        seed_all(self.config.seed)
         model_config = self.config.model(self.model, iteration.clusters)
         updater = Updater(
             HubertForPretraining(model_config), self.workers, self.config.optimization,
@@ -112,7 +112,7 @@ class Pretraining:
         )  # fmt: skip
         train, valid = (self.batches(split, number) for split in ("train", "valid"))
         directory = self._model(number).parent
-        done = checkpoint.load(directory, updater)
+        done = checkpoint.load(directory, updater, updates=iteration.updates)
         if self.workers.first:
             self.log.rewind(number, done)
         self.say(f"iteration {number}: {len(train)} micro-batches an epoch, from update {done} of {iteration.updates}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import nn
+
+from bitquant.distillation.randomness import derived_seed, seed_all
 
 from ..data.batches import MicroBatch
 from ..pretraining import HubertForPretraining
@@ -47,8 +48,8 @@ class Updater:
         (masked,) = self.workers.sum(sum(int(batch.mask.sum()) for _, batch in batches))
         outputs = []
         for position, (number, batch) in enumerate(batches):
-            self.dropped.manual_seed(_seed(self.seed, 1, update))
-            torch.manual_seed(_seed(self.seed, 2, number))
+            self.dropped.manual_seed(derived_seed(self.seed, 1, update))
+            seed_all(derived_seed(self.seed, 2, number))
             with self.workers.averaging(self.model, position + 1 == len(batches)):
                 output = predict(self.model, batch, self.workers.device, self.settings.precision)
                 # workers average, so what is to be a sum is given times their number
@@ -69,10 +70,6 @@ class Updater:
         place = f", in a micro-batch with {', '.join(bad[:3])}" if bad else ""
         what = f"the loss is {result.loss}" if not math.isfinite(result.loss) else f"the gradient is {result.norm}"
         return f"{what} at update {update + 1}{place}: lower the learning rate, {self.settings.lr}?"
-
-
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
