@@ -2,9 +2,10 @@
 
 import os
 import shutil
-import uuid
 from contextlib import contextmanager, suppress
-from pathlib import Path
+
+from bitquant.reservation import reserved, resolve, scratch
+from bitquant.swap import exchange
 
 
 def check_replaceable(directory, *, overwrite=False, replaceable=lambda directory: False):
@@ -17,55 +18,48 @@ def check_replaceable(directory, *, overwrite=False, replaceable=lambda director
 
     Raises:
         FileExistsError: something is in the way.
-        OSError: the nearest existing parent does not take a new entry.
+        OSError: the directory cannot be written, or another process writes it.
     """
-    directory = _resolve(directory)
-    empty = directory.is_dir() and not any(directory.iterdir())
-    if directory.exists() and not empty:
-        if not (directory.is_dir() and replaceable(directory)):
-            raise FileExistsError(f"output {directory} exists and is not a bitquant checkpoint: it is never replaced")
-        if not overwrite:
-            raise FileExistsError(f"output {directory} exists: choose another place or overwrite it (--overwrite)")
-    ancestor = directory.parent
-    while not ancestor.exists():
-        ancestor = ancestor.parent
-    probe = ancestor / f".{uuid.uuid4().hex}"
-    try:
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise OSError(f"output {directory} cannot be written: {error.strerror}: {ancestor}") from None
+    directory = resolve(directory)
+    with reserved(directory):
+        empty = directory.is_dir() and not any(directory.iterdir())
+        if os.path.lexists(directory) and not empty:
+            if not (directory.is_dir() and replaceable(directory)):
+                raise FileExistsError(
+                    f"output {directory} exists and is not a bitquant checkpoint: it is never replaced"
+                )
+            if not overwrite:
+                raise FileExistsError(f"output {directory} exists: choose another place or overwrite it (--overwrite)")
+        probe = scratch(directory)
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise OSError(f"output {directory} cannot be written: {error.strerror}") from None
 
 
 @contextmanager
 def replacing(directory, *, overwrite=False, replaceable=lambda directory: False):
     """Yields a fresh sibling directory that takes the target's place when the block succeeds, and is gone otherwise.
 
-    Arguments and errors are those of ``check_replaceable``. The old directory is renamed aside, and removed only after
-    the new one stands in its place.
+    Arguments and errors are those of ``check_replaceable``. At every moment the old or the new directory stands at the
+    target, whole; what a kill leaves beside it, the next writer of the same target removes.
     """
-    check_replaceable(directory, overwrite=overwrite, replaceable=replaceable)
-    directory = _resolve(directory)
-    made = _make_parents(directory)
-    stem = f".{directory.name}.{uuid.uuid4().hex}"
-    fresh, old = directory.with_name(stem + ".new"), directory.with_name(stem + ".old")
-    try:
-        fresh.mkdir()
-        yield fresh
-        sync(fresh)
-        if directory.exists():
-            directory.rename(old)
-        fresh.rename(directory)
-        sync(directory.parent)
-    except BaseException:
-        if old.exists() and not directory.exists():
-            old.rename(directory)
-        shutil.rmtree(fresh, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    with reserved(directory):
+        check_replaceable(directory, overwrite=overwrite, replaceable=replaceable)
+        directory = resolve(directory)
+        fresh = scratch(directory)
+        try:
+            fresh.mkdir()
+            yield fresh
+            sync(fresh)
+            if directory.exists():
+                exchange(fresh, directory)
+            else:
+                fresh.rename(directory)
+            sync(directory.parent)
+        finally:  # half of the new one, or the old one
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextmanager
@@ -77,7 +71,7 @@ def replacing_file(file):
     Raises:
         OSError: it cannot be written: known before the block begins.
     """
-    file = _resolve(file)
+    file = resolve(file)
     fresh = file.with_name(f".{file.stem}.new{file.suffix}")
     try:
         made = _make_parents(file)
@@ -113,14 +107,3 @@ def sync(path):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _make_parents(directory):
-    """Creates missing parents and returns them, deepest first."""
-    missing = [p for p in directory.parents if not p.exists()]
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def _resolve(directory):
-    return Path(os.path.realpath(directory))

@@ -34,20 +34,22 @@ def float_twin(config: dict[str, Any], meta: dict[str, Any], *, allow_factory: b
 
 
 def shapes(
-    source: Source, batches: Iterable[int], seconds: Iterable[float], tokens: Iterable[int]
+    source: Source, batches: Iterable[int], seconds: Iterable[float], tokens: Iterable[int], data: str | None = None
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """(facts, keyword arguments) of every batch size and length: seconds for a model of ``input_values``, tokens for
-    one of ``input_ids``; any other model gets one sample of its own example inputs, repeated.
+    one of ``input_ids``; any other model, or with data at a path, gets one sample of its own example inputs, repeated.
 
     Raises:
         ValueError: nothing says what the model takes, or more tokens than it has positions.
     """
-    if "input_values" in source.arguments:
+    if data is not None:
+        one = [({}, _one(source, data))]
+    elif "input_values" in source.arguments:
         one = [({"seconds": s}, inputs_for(source.model, seconds=s, tokens=1)) for s in seconds]
     elif "input_ids" in source.arguments:
         one = [({"tokens": t}, inputs_for(source.model, seconds=1.0, tokens=t)) for t in tokens]
     else:
-        one = [({}, {name: _first(value) for name, value in example_inputs(source).items()})]
+        one = [({}, _one(source, None))]
     return [
         ({"batch": batch, **facts}, {name: _repeated(value, batch) for name, value in inputs.items()})
         for facts, inputs in one
@@ -67,6 +69,11 @@ def equals_definition(model: nn.Module, inputs: dict[str, Any]) -> bool:
 def times(models: dict[str, nn.Module], shapes: list[tuple[dict, dict]], *, seconds: float) -> list[dict[str, Any]]:
     """For each shape its facts and the ``milliseconds`` of every model, which take turns."""
     return [{**facts, "milliseconds": milliseconds(models, inputs, seconds=seconds)} for facts, inputs in shapes]
+
+
+def _one(source: Source, data: str | None) -> dict[str, Any]:
+    """One sample of a model's example inputs."""
+    return {name: _first(value) for name, value in example_inputs(source, data).items()}
 
 
 def _first(value: Any) -> Any:

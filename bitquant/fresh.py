@@ -1,10 +1,8 @@
-"""Measures a saved checkpoint in a process of its own: what a user gets who has only the directory.
-
-Run as ``python -m bitquant.fresh FOLDER``, where FOLDER holds ``request.json`` and the expected outputs.
-"""
+"""Measures a saved checkpoint in a process of its own: what a user gets who has only the directory."""
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -46,12 +44,25 @@ def measure_fresh(checkpoint, source, data, held_out, *, teacher, student, batch
             "batch_size": batch_size,
         }
         (Path(folder) / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        command = [sys.executable, "-m", "bitquant.fresh", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(_command(folder), capture_output=True, text=True, check=False)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise ChildProcessError(f"{checkpoint} is saved, but a fresh process could not measure it: {last}")
         return json.loads(done.stdout)
+
+
+def _command(folder):
+    """Starts ``_answer``. Not as ``python -m``, which would first look for every module in the current directory: that
+    may be a stranger's model. What this process imports from, the new one does too, but for that."""
+    here, home = os.path.realpath(os.curdir), str(Path(__file__).parents[1])
+    places = [entry for entry in sys.path if entry and os.path.realpath(entry) != here]
+    code = f"import sys; sys.path[:] = {[*places, home]!r}; from bitquant.fresh import main; main(sys.argv[1])"
+    return [sys.executable, "-c", code, folder]
+
+
+def main(folder):
+    """Answers the ``request.json`` of a folder, which holds the expected outputs too, as JSON on stdout."""
+    print(json.dumps(_answer(Path(folder))))
 
 
 def _answer(folder):
@@ -68,7 +79,3 @@ def _answer(folder):
         "identical": all(torch.equal(ours[name], value) for name, value in student.items()),
         "milliseconds": times({"before": source.model, "after": packed}, data.timings()),
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(_answer(Path(sys.argv[1]))))

@@ -9,6 +9,8 @@ MAX_BYTES = 64 * 2**20
 def read_object(file):
     """Contents of a JSON file as a dict; ValueError when it is oversized, not JSON or not an object."""
     file = Path(file)
+    if file.exists() and not file.is_file():  # reading a pipe or a device may never end
+        raise ValueError(f"{file} is no file to read a configuration from")
     if file.stat().st_size > MAX_BYTES:
         raise ValueError(f"{file} is too large to be a configuration")
     try:

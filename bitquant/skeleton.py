@@ -4,6 +4,7 @@ A configuration is untrusted: one that asks for a billion layers or a terabyte m
 built on the meta device, before anything of that size exists.
 """
 
+import sys
 from contextlib import contextmanager
 
 import torch
@@ -76,15 +77,19 @@ def model_class(config):
             parsed = transformers.CONFIG_MAPPING[model_type].from_dict(values)
     except Exception as error:  # each configuration class validates in its own way
         raise ValueError(f"config.json is not a valid {model_type} configuration: {first_line(error)}") from None
+    whole = transformers.MODEL_MAPPING.get(type(parsed), None)
+    whole = whole[0] if isinstance(whole, tuple) else whole
+    # a part of a model that was saved alone, such as WhisperEncoder, has its class only beside that of the whole
+    places = [transformers, *([sys.modules[whole.__module__]] if whole else [])]
     names = config.get("architectures")
     for name in names if isinstance(names, list) else ():
-        cls = getattr(transformers, name, None) if isinstance(name, str) and name.isidentifier() else None
-        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
-            return parsed, cls
-    if type(parsed) not in transformers.MODEL_MAPPING:
+        for place in places if isinstance(name, str) and name.isidentifier() else ():
+            cls = getattr(place, name, None)
+            if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+                return parsed, cls
+    if whole is None:
         raise ValueError(f"transformers {transformers.__version__} has no encoder class for {model_type!r}")
-    cls = transformers.MODEL_MAPPING[type(parsed)]
-    return parsed, cls[0] if isinstance(cls, tuple) else cls
+    return parsed, whole
 
 
 def attention_of(model):

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from bitquant.atomic import check_replaceable, replacing, replacing_file, write
+from bitquant.reservation import reserved
 
 
 def listing(folder):
@@ -47,21 +48,25 @@ def test_replacing_keeps_the_old_until_the_end(tmp_path):
     assert listing(tmp_path) == ["out"]
 
 
-def test_old_comes_back_when_the_last_rename_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", [".new", ".old"])
+def test_old_comes_back_when_a_rename_fails(tmp_path, monkeypatch, suffix):
     target = tmp_path / "out"
     target.mkdir()
     (target / "file").write_text("old")
     rename = type(target).rename
 
     def fails(self, destination):
-        if self.name.endswith(".new"):
+        if suffix in (self.suffix, destination.suffix):
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, destination)
 
+    monkeypatch.setattr("bitquant.swap._swapped", lambda first, second: False)
     monkeypatch.setattr(type(target), "rename", fails)
     with pytest.raises(OSError), replacing(target, overwrite=True, replaceable=always):
         pass
-    assert (target / "file").read_text() == "old"
+    monkeypatch.undo()
+    with reserved(target):
+        assert (target / "file").read_text() == "old"
     assert listing(tmp_path) == ["out"]
 
 

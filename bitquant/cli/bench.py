@@ -2,7 +2,7 @@
 
 import click
 
-from bitquant.cli.options import as_json, weights
+from bitquant.cli.options import allow_factory, as_json, example_data, weights
 
 NONE = "none"
 
@@ -23,13 +23,14 @@ NONE = "none"
     help="How the float extractor and positional convolution of the packed model run: see bitquant.optimize_.",
 )
 @click.option("--time", default=2.0, show_default=True, type=click.FloatRange(min=0), help="Seconds for each row.")
-@click.option("--allow-factory", is_flag=True, help="Import and call the factory that a checkpoint names.")
+@example_data
+@allow_factory
 @as_json
-def bench(directory, float_name, weights, batches, seconds, tokens, threads, mode, time, allow_factory, as_json):
+def bench(directory, float_name, weights, batches, seconds, tokens, threads, mode, time, data, allow_factory, as_json):
     """Time the packed checkpoint in DIRECTORY beside its float model.
 
-    The packed model is first compared with the plain-torch definition, bit for bit. Noise in, random weights for the
-    float model: neither changes a time.
+    The packed model is first compared with the plain-torch definition, bit for bit. Noise in, unless data is given;
+    random weights for the float model: neither changes a time.
     """
     import json
 
@@ -43,6 +44,8 @@ def bench(directory, float_name, weights, batches, seconds, tokens, threads, mod
     from bitquant.runtime.shares import shares
     from bitquant.sources import Source, model_directory, open_source, weight_files
 
+    if data is not None and (seconds or tokens):
+        raise click.UsageError("--data has lengths of its own: it excludes --seconds and --tokens")
     if threads:
         torch.set_num_threads(threads)
     directory = model_directory(directory)
@@ -53,7 +56,7 @@ def bench(directory, float_name, weights, batches, seconds, tokens, threads, mod
         raise ValueError(f"{directory} holds a student that was not packed: run convert_, then save it")
     before = before or measuring.float_twin(config, meta, allow_factory=allow_factory)
     source = Source(str(directory), model, directory, weight_files(directory), factory=meta.get("factory"))
-    cases = measuring.shapes(source, batches or (1,), seconds or (10.0,), tokens or (128,))
+    cases = measuring.shapes(source, batches or (1,), seconds or (10.0,), tokens or (128,), data)
     if not measuring.equals_definition(model, cases[0][1]):
         raise ValueError("the kernels differ from their definition on this machine: no time is given")
     rows = [] if mode == NONE else optimize_(model, mode, cases[0][1])

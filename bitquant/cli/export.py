@@ -2,7 +2,7 @@
 
 import click
 
-from bitquant.cli.options import as_json
+from bitquant.cli.options import allow_factory, as_json, example_data
 
 
 @click.command()
@@ -23,9 +23,10 @@ from bitquant.cli.options import as_json
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of ONNX Runtime, when timed."
 )
-@click.option("--allow-factory", is_flag=True, help="Import and call the factory that a checkpoint names.")
+@example_data
+@allow_factory
 @as_json
-def export(directory, out, fixed, fold, flavour, no_check, threads, allow_factory, as_json):
+def export(directory, out, fixed, fold, flavour, no_check, threads, data, allow_factory, as_json):
     """Write the packed checkpoint in DIRECTORY as the ONNX file OUT."""
     import json
 
@@ -38,5 +39,5 @@ def export(directory, out, fixed, fold, flavour, no_check, threads, allow_factor
     model = load(directory, allow_factory=allow_factory)
     source = Source(str(directory), model, directory, weight_files(directory), factory=meta.get("factory"))
     options = {"dynamic": not fixed, "fold": fold, "flavour": flavour, "check": not no_check, "threads": threads}
-    exported = export_onnx(model, source.example_inputs(), out, **options)
+    exported = export_onnx(model, source.example_inputs(data), out, **options)
     click.echo(json.dumps(exported.to_dict(), indent=2) if as_json else str(exported))

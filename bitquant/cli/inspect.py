@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from bitquant.cli.options import as_json, quantization, refuse_quantization, weights
+from bitquant.cli.options import allow_factory, as_json, example_data, quantization, refuse_quantization, weights
 
 SAMPLES = 64
 
@@ -12,7 +12,7 @@ SAMPLES = 64
 @click.command()
 @click.argument("model", type=click.Path())
 @weights
-@click.option("--data", type=click.Path(), help="Data to run it on, for a model that takes neither text nor sound.")
+@example_data
 @click.option("--code", "module", metavar="MODULE", help="Show the source that MODULE would be rewritten to.")
 @click.option(
     "--sensitivity", "sensitive", metavar="DATA", type=click.Path(), help="Rank layers by what binarizing each does."
@@ -28,7 +28,7 @@ SAMPLES = 64
     help="Write that proposal, for quantize --config.",
 )
 @quantization
-@click.option("--allow-factory", is_flag=True, help="Import and call the factory that a checkpoint names.")
+@allow_factory
 @as_json
 def inspect(model, weights, data, module, sensitive, budget, save_to, config, allow_factory, as_json):
     """Show the layers of MODEL: a Hugging Face directory, package.module:factory, or a bitquant checkpoint."""
@@ -37,7 +37,6 @@ def inspect(model, weights, data, module, sensitive, budget, save_to, config, al
 
     from bitquant.checkpoint import is_checkpoint, load
     from bitquant.coverage import report
-    from bitquant.data import read_data
     from bitquant.sources import check_name, open_source
 
     if sensitive is None and (budget is not None or save_to):
@@ -57,11 +56,7 @@ def inspect(model, weights, data, module, sensitive, budget, save_to, config, al
         if sensitive is not None:
             _rank(source, config, sensitive, budget, save_to, as_json)
             return
-        if data is None:
-            example = source.example_inputs()
-        else:
-            found = read_data(data, source)
-            example = found.example_inputs(found.usable(found.samples[:32])[0])
+        example = source.example_inputs(data)
         if module is not None:
             click.echo(_rewritten(source.model, config, example, module))
             return

@@ -16,6 +16,16 @@ def weights(command):
     return click.option("--weights", type=click.Path(), metavar="FILE", help=help)(command)
 
 
+def example_data(command):
+    help = "Data to run it on, for a model that takes neither text nor sound, or without its tokenizer."
+    return click.option("--data", type=click.Path(), help=help)(command)
+
+
+def allow_factory(command):
+    help = "Import and call the factory that a checkpoint names."
+    return click.option("--allow-factory", is_flag=True, help=help)(command)
+
+
 def quantization(command):
     """Adds the options that describe a quantization, in whose place the command is given ``config``, a QuantConfig.
 

@@ -2,7 +2,7 @@
 
 import click
 
-from bitquant.cli.options import as_json, quantization, refuse_quantization
+from bitquant.cli.options import allow_factory, as_json, example_data, quantization, refuse_quantization
 
 
 @click.command()
@@ -22,8 +22,12 @@ from bitquant.cli.options import as_json, quantization, refuse_quantization
 @click.option("--device", default="a100", show_default=True, help="Peak rates for the estimated time: a100, h100.")
 @click.option("--depth", type=click.IntRange(min=1), default=2, show_default=True, help="Group by that many names.")
 @click.option("--plot", type=click.Path(dir_okay=False), help="Also write a picture, such as out.png.")
+@example_data
+@allow_factory
 @as_json
-def profile(model, seconds, tokens, bits, config, convention, attention, device, depth, plot, as_json):
+def profile(
+    model, seconds, tokens, bits, config, convention, attention, device, depth, plot, data, allow_factory, as_json
+):
     """Count parameters, bytes and operations of MODEL for one input.
 
     MODEL is a Hugging Face directory, a bitquant checkpoint, or package.module:factory.
@@ -31,18 +35,19 @@ def profile(model, seconds, tokens, bits, config, convention, attention, device,
     import json
     from dataclasses import asdict
 
+    from bitquant.bench import shapes
     from bitquant.profiling import profile as measure
-    from bitquant.profiling.inputs import inputs_for
     from bitquant.profiling.table import comparison, table
     from bitquant.record import is_quantized
     from bitquant.widths import parse_widths
 
     widths = parse_widths(bits)
-    loaded = find_model(model)
+    source = find_model(model, allow_factory)
+    loaded = source.model
     quantized = is_quantized(loaded)
     if quantized:
         refuse_quantization()
-    inputs = inputs_for(loaded, seconds=seconds, tokens=tokens)
+    ((_, inputs),) = shapes(source, (1,), (seconds,), (tokens,), data)
     settings = {"convention": find_convention(convention, attention), "device": device}
     after = before = measure(loaded, inputs, **settings)
     if not quantized:
@@ -71,12 +76,17 @@ def find_convention(name, attention):
     return replace(CONVENTIONS[name], attention=attention)
 
 
-def find_model(name):
-    """The float or quantized model of a directory or of ``package.module:factory``, in eval mode."""
-    from bitquant.checkpoint import is_checkpoint, load
-    from bitquant.sources import factory, load_source, model_directory
+def find_model(name, allow_factory):
+    """The Source of a directory or of ``package.module:factory``: a float or quantized model in eval mode."""
+    from pathlib import Path
 
-    if factory.recognises(name):
-        return factory.make(name).eval()  # costs do not depend on the weights
+    from bitquant.checkpoint import is_checkpoint, load, read_metadata
+    from bitquant.sources import Source, factory, load_source, model_directory
+
+    if factory.recognises(name):  # costs do not depend on the weights
+        return Source(name, factory.make(name).eval(), Path.cwd(), [], factory=name)
     directory = model_directory(name)
-    return load(directory) if is_checkpoint(directory) else load_source(directory).model
+    if not is_checkpoint(directory):
+        return load_source(directory)
+    model = load(directory, allow_factory=allow_factory)
+    return Source(name, model, directory, [], factory=read_metadata(directory)[1].get("factory"))

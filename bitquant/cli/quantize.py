@@ -58,18 +58,14 @@ def run(
         find_model (callable): gives the arguments of ``open_source``.
         read (callable): Source -> Data.
     """
-    from bitquant.checkpoint import check_target
     from bitquant.cli.progress import TrainingBar
     from bitquant.cli.summary import summary
-    from bitquant.pipeline import binarize
+    from bitquant.pipeline import binarize, claimed
     from bitquant.sources import open_source
-    from bitquant.training_directory import TrainingDirectory
 
-    check_target(out, overwrite=overwrite)
-    TrainingDirectory(out).check(resume=resume, overwrite=overwrite)
-    found = find_model()
     given = {name: value for name, value in options.items() if value is not None}  # the rest is the trainer's
-    with TrainingBar() as bar:
+    with claimed(out, overwrite=overwrite, resume=resume), TrainingBar() as bar:
+        found = find_model()
         bar.say("reading the model and the data")
         source = open_source(*found)
         data = read(source)

@@ -86,6 +86,17 @@ class Data:
         return {"max_length": self.max_length, "max_seconds": self.max_seconds}
 
 
+def check_path(path):
+    """The Path that data are read from. FileNotFoundError or ValueError when it is neither a file nor a folder: reading
+    a pipe or a device may never end."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"data path {path} does not exist")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"data path {path} is neither a file nor a folder: write what it gives into a file first")
+    return path
+
+
 def files_below(folder, suffixes):
     """Visible files with one of these suffixes below a folder, sorted; a file that has one is itself the list."""
     folder = Path(folder)

@@ -1,11 +1,17 @@
 """What a vision model takes: pictures resized, cropped and normalised as its ``preprocessor_config.json`` says."""
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from bitquant.json_object import read_object
 
 MAX_EDGE = 4096
+FORMATS = ("PNG", "JPEG")  # Pillow knows many more, and runs other programs for some
+MAX_PIXELS = 2**26  # of a file, and while it is resized, first in one direction and then in the other
+MAX_RESIZED = MAX_EDGE**2  # of what a thin picture becomes, where only its shorter edge is given
 CHANNELS = {1: "L", 3: "RGB"}
 
 
@@ -52,19 +58,43 @@ class PixelProcessor:
         return cls(read_object(file), file, argument)
 
     def open(self, file):
-        """A picture file -> float32 (C, H, W). ValueError when it cannot be decoded."""
+        """A png or jpg file -> float32 (C, H, W). ValueError when it cannot be decoded or is too large."""
         image_module = _pillow()
+        if not Path(file).is_file():
+            raise ValueError("it is no file")
         try:
-            with image_module.open(file) as image:
-                image = image.convert(self.mode)
-        except (OSError, SyntaxError, ValueError, EOFError, image_module.DecompressionBombError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a size that is refused below
+                image = image_module.open(file, formats=FORMATS)
+        except Exception as error:  # each decoder fails in its own way
             raise ValueError(f"it cannot be decoded: {error}") from None
-        return self.prepare(image)
+        with image:
+            self._check_size(image.size)
+            try:
+                converted = image.convert(self.mode)
+            except Exception as error:
+                raise ValueError(f"it cannot be decoded: {error}") from None
+        return self.prepare(converted)
+
+    def _check_size(self, size):
+        """ValueError for pictures that would take too much memory, by their header."""
+        width, height = size
+        wide, high = self._resized(size)
+        for name, (x, y), most in (
+            ("it has", (width, height), MAX_PIXELS),
+            ("resized in width it has", (wide, height), MAX_PIXELS),
+            ("resized it has", (wide, high), MAX_RESIZED),
+        ):
+            if x * y > most:
+                raise ValueError(f"{name} {x} x {y} pixels, more than {most:,}")
+
+    def _resized(self, size):
+        return size if self.size is None else _target(self.size, size)
 
     def prepare(self, image):
         """A Pillow image -> float32 (C, H, W)."""
         if self.size is not None:
-            image = image.resize(_target(self.size, image.size), resample=self.resample)
+            image = image.resize(self._resized(image.size), resample=self.resample)
         pixels = np.asarray(image, dtype=np.float32)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if self.crop is not None:

@@ -1,13 +1,12 @@
 """The kinds of data, and which of them a path holds."""
 
-from pathlib import Path
-
 from bitquant.data.arrays import Arrays
-from bitquant.data.kind import files_below, names_inputs
+from bitquant.data.kind import check_path, files_below, names_inputs
 from bitquant.data.pictures import Pictures
 from bitquant.data.recordings import Recordings
 from bitquant.data.sentences import Sentences
 
+FIRST = 32  # samples looked at for an example
 KINDS = {cls.kind: cls for cls in (Sentences, Recordings, Pictures, Arrays)}
 
 
@@ -19,11 +18,9 @@ def recognise(path):
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: a folder without any file of a known kind.
+        ValueError: a pipe or device, or a folder without any file of a known kind.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"data path {path} does not exist")
+    path = check_path(path)
     found = {kind: len(files_below(path, cls.suffixes)) for kind, cls in KINDS.items()}
     found = {kind: count for kind, count in found.items() if count}
     if not found and path.is_dir():
@@ -64,13 +61,22 @@ def describe(data, samples):
     return {"kind": data.kind, "samples": samples, "settings": data.settings()}
 
 
-def example_inputs(source):
-    """A small batch without any data, of the first kind that the model's arguments name; a model that states a
-    ``sampling_rate`` takes recordings.
+def example_inputs(source, path=None):
+    """A small batch of the data at a path. Without one, a batch that needs no data: of the first kind that the model's
+    arguments name; a model that states a ``sampling_rate`` takes recordings.
 
     Raises:
-        ValueError: nothing says what the model takes, or the directory lacks the tokenizer or preprocessor.
+        FileNotFoundError: the path does not exist.
+        ValueError: nothing says what the model takes, nothing at the path can be used, or the directory lacks the
+            tokenizer or preprocessor.
     """
+    if path is not None:
+        data = read_data(path, source)
+        usable, skipped = data.usable(data.samples[:FIRST])
+        if not usable:
+            name, reason = skipped[0] if skipped else (path, "it holds nothing")
+            raise ValueError(f"none of the first {data.unit} in {path} can be used: {name}: {reason}")
+        return data.example_inputs(usable)
     if names_inputs(source):
         return next(cls for cls in KINDS.values() if cls.fits(source)).example(source)
     if hasattr(source.model, "sampling_rate"):

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
+from bitquant.data.audio import RATES
 from bitquant.data.kind import KNOWN_ARGUMENTS
 from bitquant.json_object import read_object
 
 RATE = 16000
-RATES = (1000, 768000)
 MASK = "attention_mask"
 # sizes that a feature extractor allocates by; far above what any model uses
 _LIMITS = {"feature_size": 4096, "num_mel_bins": 4096, "n_fft": 65536, "hop_length": 65536, "chunk_length": 3600}

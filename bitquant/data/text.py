@@ -1,17 +1,18 @@
 """Sentences from plain text files."""
 
 import re
-from pathlib import Path
 
-from bitquant.data.kind import files_below
+from bitquant.data.kind import check_path, files_below
 
 SUFFIXES = (".txt", ".text", ".md", ".rst")
 
 _ABBREVIATION = re.compile(
     r"(?:mr|mrs|ms|dr|prof|st|jr|sr|vs|etc|e\.g|i\.e|cf|fig|no|vol|pp?|approx|inc|ltd|co|al)\.", re.IGNORECASE
 )
-_BOUNDARY = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+|[。！？]+[」』”]*\s*")
+# tried only where a run of marks begins: anywhere in it, a long run would be read again for each of its marks
+_BOUNDARY = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*\s+|[。！？]+[」』”]*\s*")
 _OPENERS = "\"'“‘«([¿¡"
+_FIRST = re.compile(rf"[{re.escape(_OPENERS)}]*(.?)", re.DOTALL)
 
 
 def read_text(path):
@@ -25,11 +26,9 @@ def read_text(path):
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: a file is not UTF-8 text, or there is no sentence in it.
+        ValueError: it is a pipe or device, a file is not UTF-8 text, or there is no sentence in it.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"data path {path} does not exist")
+    path = check_path(path)
     files = files_below(path, SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"folder {path} holds no text file ({', '.join(SUFFIXES)})")
@@ -48,6 +47,7 @@ def split_sentences(text):
     Returns:
         list[str]: sentences that contain at least one letter.
     """
+    # in a time linear in its length, whatever it holds: no step looks further than the words around a boundary
     text = " ".join(text.split())
     sentences, start = [], 0
     for match in _BOUNDARY.finditer(text):
@@ -61,10 +61,11 @@ def split_sentences(text):
 def _ends_sentence(text, start, match):
     if match.group()[0] in "。！？":
         return True
-    following = text[match.end() :].lstrip(_OPENERS)[:1]
+    following = _FIRST.match(text, match.end())[1]
     if following.islower():
         return False
-    last_word = text[start : match.start() + 1].rsplit(" ", 1)[-1].lstrip(_OPENERS)
+    space = text.rfind(" ", start, match.start())
+    last_word = text[max(start, space + 1) : match.start() + 1].lstrip(_OPENERS)
     initial = len(last_word) == 2 and last_word[0].isupper()
     return not (match.group()[0] == "." and (initial or _ABBREVIATION.fullmatch(last_word)))
 
@@ -83,6 +84,8 @@ def _decode(file):
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: bad byte at offset {error.start}") from None
+    except MemoryError:
+        raise ValueError(f"{file} does not fit into memory") from None
     if "\0" in text:
         raise ValueError(f"{file} is a binary file, not text")
     return text

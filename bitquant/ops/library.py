@@ -76,7 +76,9 @@ def load() -> _Loaded:
     """The library, or why there is none."""
     # Beside this file; else, where a source tree in the working directory hides the installed package, beside that one.
     package = sys.modules[__package__].__path__
-    installed = [Path(entry, *__package__.split(".")) for entry in sys.path]
+    here = os.path.realpath(os.curdir)  # itself no place to load native code from
+    places = [entry for entry in sys.path if os.path.realpath(entry) != here]
+    installed = [Path(entry, *__package__.split(".")) for entry in places]
     found = _libraries(package) or _libraries(installed)
     if not found:
         return _Loaded(

@@ -36,7 +36,7 @@ def load(name, weights):
     """Calls the factory and puts the file's tensors, all of them and nothing else, into what it returns.
 
     Args:
-        name (str): ``package.module:factory``; the current directory is searched too.
+        name (str): ``package.module:factory``; the current directory is searched too, last.
         weights (str or Path): a safetensors file. ``tokenizer.json`` and ``preprocessor_config.json`` are taken from
             beside it.
 
@@ -70,8 +70,8 @@ def make(name):
     This runs the user's code: only ever call it with a name the user gave, not one found in a file.
     """
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:  # as python -m does; an installed command leaves it out
-        sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:  # last, so that no file there takes the place of an installed module
+        sys.path.append(os.getcwd())
     try:
         factory = getattr(importlib.import_module(module), attribute)
         model = factory()

@@ -45,11 +45,11 @@ class Source:
             raise ValueError(f"the forward of {self.name} names no argument, so nothing says what it takes")
         return names
 
-    def example_inputs(self):
-        """A small batch without any data: keyword arguments of the model, two samples where it takes text."""
+    def example_inputs(self, path=None):
+        """A small batch of the data at a path, or one that needs no data: keyword arguments of the model."""
         from bitquant.data import example_inputs
 
-        return example_inputs(self)
+        return example_inputs(self, path)
 
     def longest(self):
         """Most tokens that the model's position table allows; None when there is no limit."""

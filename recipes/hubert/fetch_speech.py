@@ -60,7 +60,7 @@ def _make(directory: Path, name: str, part: Path, say: Callable[[str], None]) ->
     for clip in corpus.read(root, corpus.language):
         try:
             wave = _decode(clip.file)
-        except (soundfile.LibsndfileError, OSError):
+        except (ValueError, OSError):
             skipped += 1
             continue
         file = directory / name / f"{clip.id.replace('/', '__')}.flac"

@@ -55,6 +55,8 @@ def listed(root: Path) -> Iterator[Recording]:
         try:
             row = json.loads(line)
             path = row["path"]
+            if not isinstance(path, str):
+                raise TypeError
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{root / MANIFEST}, line {number}, has no path") from None
         yield Recording(path.rpartition(".")[0], root / path, None, row.get("speaker"), row.get("text"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from bitquant.atomic import replacing_file
+from bitquant.data.arrays import read_npz
 
 FILE = "kmeans.npz"
 
@@ -64,10 +64,10 @@ class Clusters:
     def load(cls, directory: str | Path) -> Clusters:
         """ValueError when there is none, or it is damaged."""
         file = Path(directory) / FILE
+        if not file.is_file():
+            raise ValueError(f"{directory} holds no {FILE}")
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                return cls(stored["centres"], json.loads(str(stored["features"])))
-        except FileNotFoundError:
-            raise ValueError(f"{directory} holds no {FILE}") from None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            stored = read_npz(file)
+            return cls(stored["centres"], json.loads(str(stored["features"])))
+        except (ValueError, KeyError) as error:
             raise ValueError(f"{file} is damaged: {error}") from None

@@ -35,13 +35,13 @@ class Targets:
         if not (directory / FACTS).is_file():
             raise ValueError(f"{directory} holds no targets: make them with python -m recipes.hubert.targets")
         self.facts = read_object(directory / FACTS)
-        if self.facts["manifest"] != digest(utterances):
+        if self.facts.get("manifest") != digest(utterances):
             raise ValueError(f"{directory} was made for another manifest: remove it and make the targets again")
         self.label_rate, self.clusters = self.facts["label_rate"], self.facts["clusters"]
-        self._labels = np.load(directory / LABELS, mmap_mode="r", allow_pickle=False)
+        self._labels = _mapped(directory / LABELS)
         if shuffle is not None:
             self._labels = np.random.default_rng(shuffle).permutation(self._labels)
-        self._lengths = np.load(directory / LENGTHS, allow_pickle=False)
+        self._lengths = np.array(_mapped(directory / LENGTHS))
         check(utterances, self._lengths, self.label_rate)
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
         self._index = {utterance.id: number for number, utterance in enumerate(utterances)}
@@ -80,6 +80,17 @@ class Targets:
 
     def _first(self, start: int) -> int:
         return round(start * self.label_rate / RATE)
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """An array on disk, which holds as many values as its header says; ValueError when it is none of whole numbers."""
+    try:
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype.kind not in "iu":
+        raise ValueError(f"{file} is damaged: it is no list of whole numbers")
+    return found
 
 
 def check(utterances: list[Utterance], lengths: np.ndarray, label_rate: int) -> None:
