@@ -219,7 +219,8 @@ class _Stage:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate(step, steps=s["steps"], warmup=s["warmup"])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if loss.requires_grad:  # layer drop may leave nothing of a small student that learns
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), s["clip"])
         optimizer.step()
 
