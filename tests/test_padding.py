@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPEECH = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4, **SMALL}
 
-EVERYWHERE = {"name": "bit-plus", "rules": {"re:.*": {"activation_bits": 1}}}
+EVERYWHERE = {"name": "bit-plus", "rules": {name: {"activation_bits": 1} for name in ("last", "first", "flat")}}
 
 
 def text(batch=3, time=20):
