@@ -4,7 +4,7 @@ import os
 import shutil
 from contextlib import contextmanager, suppress
 
-from bitquant.reservation import reserved, resolve, scratch
+from bitquant.reservation import missing_parents, reserved, resolve, scratch
 from bitquant.swap import exchange
 
 
@@ -73,8 +73,9 @@ def replacing_file(file):
     """
     file = resolve(file)
     fresh = file.with_name(f".{file.stem}.new{file.suffix}")
+    made = missing_parents(file)
     try:
-        made = _make_parents(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
         fresh.touch()
     except OSError as error:
         raise OSError(f"output {file} cannot be written: {error.strerror}") from None

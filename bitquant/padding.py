@@ -149,7 +149,7 @@ class _Following(TorchFunctionMode):
             operands = [_narrow(self._of(x)).float() for x in _tensors(args[1:])]
             return [(torch.einsum(args[0], *operands) > 0).expand(out.shape)]
         if name in _BY_ROW or name.startswith("_transformer_encoder_layer"):
-            return [_by_row(first, self._of(first), x) for x in results]
+            return [_by_row(first, self._of(first), out)]
         if name in ("embedding", "one_hot"):
             return [self._of(first).unsqueeze(-1).expand(out.shape)]
         if any(word in name for word in _SAMPLED):

@@ -39,7 +39,7 @@ def reserved(directory):
     if directory in _held.get():
         yield
         return
-    made = [parent for parent in directory.parents if not parent.exists()]
+    made = missing_parents(directory)
     file, descriptor = directory.with_name(f".{directory.name}.lock"), None
     token = _held.set((*_held.get(), directory))
     try:
@@ -75,6 +75,11 @@ def resolve(path):
         if part.is_symlink():
             raise OSError(f"output {path} cannot be written: {part} is a loop of symbolic links")
     return path
+
+
+def missing_parents(path):
+    """The folders above a path that do not exist, the deepest first."""
+    return [parent for parent in path.parents if not parent.exists()]
 
 
 def _lock(file):

@@ -1,43 +1,84 @@
-"""Calibration goes through its data with one batch in memory, twice where low-rank paths need it."""
+"""Calibration goes through batches of any kind, one in memory at a time."""
 
-import copy
 import weakref
+from collections import UserDict
 
+import pytest
 import torch
 from torch import nn
 
 import bitquant
+from bitquant.repeatable import repeatable
 
 
-def student(low_rank):
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)) for _ in range(2))
+
+    def forward(self, x, scale=1.0):
+        for layer in self.layers:
+            x = x + layer(x) * scale
+        return x
+
+
+def student(**config):
     torch.manual_seed(0)
-    layers = (nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)) for _ in range(2))
-    model = nn.Sequential(*layers)
-    bitquant.quantize_(model, {"name": "bit-plus", "low_rank": low_rank}, torch.randn(4, 7, 16))
+    model = Net()
+    bitquant.quantize_(model, {"name": "bit-plus", **config}, torch.randn(4, 16))
     return model
 
 
-def test_an_iterator_is_held_one_batch_at_a_time():
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(64, 16, generator=generator) for _ in range(20)]
+
+
+@pytest.mark.parametrize("config", [{}, {"low_rank": 4}])
+def test_an_iterator_gives_what_a_list_gives_with_one_batch_in_memory(config):
     live, most = [], 0
 
     def batches():
         nonlocal most
-        for _ in range(30):
-            batch = torch.randn(4, 7, 16)
+        for x in data():
+            batch = x.clone()
+            del x
             live.append(weakref.ref(batch))
             most = max(most, sum(ref() is not None for ref in live))
             yield batch
 
-    bitquant.calibrate_(student(low_rank=2), batches())
-    assert len(live) == 30 and most <= 2
+    class Again:
+        def __iter__(self):
+            return batches()
+
+    states = []
+    for given in (data(), batches(), Again()):
+        model = student(**config)
+        bitquant.calibrate_(model, given)
+        states.append(model.state_dict())
+    assert most < 4
+    for other in states[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(states[0].values(), other.values(), strict=True))
 
 
-def test_an_iterator_calibrates_as_a_list_does():
-    first = student(low_rank=2)
-    second, third = copy.deepcopy(first), copy.deepcopy(first)
-    data = [{"input": torch.randn(2, 5, 16)}, {"input": torch.randn(3, 4, 16)}]
-    bitquant.calibrate_(first, data)
-    bitquant.calibrate_(second, iter(data))
-    bitquant.calibrate_(third, (batch for batch in data))
-    for key, value in first.state_dict().items():
-        assert torch.equal(second.state_dict()[key], value) and torch.equal(third.state_dict()[key], value), key
+def test_nested_batches_are_read_back_as_they_were():
+    shared = torch.randn(3, 4)
+    given = [UserDict(x=shared.T, more=[shared, (1, "a", None)]), {"x": torch.ones(2, dtype=torch.bool), "scale": 2.0}]
+    with repeatable(iter(given)) as again:
+        first = list(again)
+        second = list(again)
+    assert first == given
+    assert torch.equal(second[0]["x"], shared.T) and torch.equal(second[0]["more"][0], shared)
+    assert second[0]["more"][1] == (1, "a", None) and second[1]["scale"] == 2.0 and second[1]["x"].dtype == torch.bool
+
+
+def test_nothing_to_calibrate_on_is_refused():
+    for config in ({}, {"low_rank": 4}):
+        with pytest.raises(ValueError, match="batches is empty"):
+            bitquant.calibrate_(student(**config), iter([]))
+    with pytest.raises(ValueError, match="a batch is empty"):
+        bitquant.calibrate_(student(), [torch.randn(0, 16)])
+    model = Net()
+    with pytest.raises(ValueError):
+        bitquant.quantize_(model, None, torch.randn(0, 16))
+    assert type(model.layers[0][0]) is nn.Linear

@@ -17,6 +17,7 @@ from bitquant.padding import Padding
 LOGITS = ("logits",)
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 FLOOR = 0.01  # least share of the power that counts as variance
+CONSTANT = 1e-6  # of the targets' mean variance: a regression target of less is 0 and stays so
 
 
 def problem_type_of(model: nn.Module) -> str | None:
@@ -85,8 +86,7 @@ def target_error(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tens
     error, power, spread = ((x.square() * weight).sum(0) for x in (student - teacher, teacher, teacher - mean))
     share = torch.maximum(spread * count / (count - 1).clamp(min=1), FLOOR * power)
     share = torch.where(count > 1, share, power)
-    # a target that is the same for all samples has no variance to be a share of
-    return (error / share.clamp(min=1e-12).maximum(1e-8 * share.mean())).mean()
+    return (error / share.maximum(CONSTANT * share.mean()).clamp(min=1e-12)).mean()
 
 
 def output_error(student: Tensor, teacher: Tensor, valid: Tensor | None) -> Tensor:

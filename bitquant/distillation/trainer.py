@@ -267,6 +267,8 @@ class _Stage:
     def _step(self, student: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
         s = self.settings
         if not loss.requires_grad:
+            if s["dropout"]:  # layer drop may leave nothing of a small student that learns
+                return
             raise ValueError("nothing that trains has a part in the loss: the student runs without gradients")
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rate(step, steps=s["steps"], warmup=s["warmup"])
@@ -275,10 +277,8 @@ class _Stage:
             loss.backward()
         except RuntimeError as error:
             if "backward through the graph a second time" in str(error):
-                raise ValueError(
-                    "a module keeps a tensor with gradients from one step to the next, where no attribute shows it: "
-                    "compute it in every forward"
-                ) from None
+                kept = "a module keeps a tensor with gradients from one step to the next, where no attribute shows it"
+                raise ValueError(f"{kept}: compute it in every forward") from None
             raise
         norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), s["clip"]))
         if not math.isfinite(norm):
