@@ -81,7 +81,7 @@ def test_picture(tmp_path):
         (["recipes.hubert.zoo:nothing"], "has no attribute 'nothing'"),
         (["no.such.module:model"], "No module named"),
         (["/nowhere"], "does not exist"),
-        (["torch.nn:Identity"], "not input: use the library"),
+        (["torch.nn:Identity"], "takes input: give it data (--data)"),
     ],
 )
 def test_errors_are_one_sentence(arguments, message):
