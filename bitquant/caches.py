@@ -30,8 +30,8 @@ def drop_caches_(model: nn.Module) -> None:
 def caches_dropped(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Context that a model enters and leaves without such tensors; its value drops, when called, those kept since.
 
-    They are what a forward in eval mode puts into attributes, which are set back; parameters, buffers and what modules
-    keep in training mode are their state and stay.
+    They are what a forward in eval mode puts into attributes, which are set back, with what else it has replaced in
+    the same module; parameters, saved buffers and what modules keep in training mode are their state and stay.
     """
     drop_caches_(model)
     # our own modules keep nothing of the weights
@@ -49,29 +49,35 @@ def caches_dropped(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 class _Kept:
-    """The attributes of a module, and how to set those back that have come to hold tensors."""
+    """The attributes and unsaved buffers of a module, and how to set them back once it keeps tensors in attributes: all
+    that its forward has replaced, since what says whether a cache is there may be a number or a buffer."""
 
     def __init__(self, module: nn.Module):
         self.module = module
         own = {name: value for name, value in vars(module).items() if name not in MODULES_OWN}
         self.before = {n: (v, v.copy() if isinstance(v, CONTAINERS) else None) for n, v in own.items()}
+        self.buffers = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
 
     def drop(self) -> None:
         if self.module.training:
             return
         now = vars(self.module)
-        for name, value in list(now.items()):
-            if name in MODULES_OWN:
+        changed = [name for name, value in now.items() if name not in MODULES_OWN and self._is_new(name, value)]
+        if not any(_holds_tensor(now[name]) for name in changed):
+            return
+        for name in changed:
+            if name not in self.before:
+                del now[name]
                 continue
-            old, content = self.before.get(name, (None, None))
-            if (value is not old or _differs(value, content)) and _holds_tensor(value):
-                if name not in self.before:
-                    del now[name]
-                    continue
-                now[name] = old
-                if content is not None:
-                    old.clear()
-                    old.extend(content) if isinstance(old, list) else old.update(content)
+            now[name], content = self.before[name]
+            if content is not None:
+                now[name].clear()
+                now[name].extend(content) if isinstance(content, list) else now[name].update(content)
+        self.module._buffers.update(self.buffers)
+
+    def _is_new(self, name: str, value: Any) -> bool:
+        old, content = self.before.get(name, (None, None))
+        return name not in self.before or value is not old or _differs(value, content)
 
 
 def _differs(container: Any, content: Any) -> bool:

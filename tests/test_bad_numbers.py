@@ -124,7 +124,7 @@ def test_empty_batches_are_refused(shape):
         lambda: bitquant.calibrate_(student, [X, (empty,)]),
         lambda: bitquant.distill(student, teacher, [empty], steps=1),
     ):
-        with pytest.raises(ValueError, match="a batch is empty: it holds a tensor of shape"):
+        with pytest.raises(ValueError, match="is empty: it (holds|has)"):
             refused()
     changed = [name for name, value in student.state_dict().items() if not torch.equal(value, before[name])]
     assert all("quantizer" in name or "bit_" in name for name in changed)  # of the batch before the empty one

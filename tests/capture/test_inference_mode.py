@@ -103,7 +103,8 @@ def test_every_verb_inside(x, tmp_path):
     with torch.inference_mode():
         bitquant.convert_(model)
         assert torch.equal(model(x), expected)
-    assert not any(tensor.is_inference() for tensor in model.buffers())
+    ours = [tensor for name, tensor in model.named_buffers() if not name.endswith("ramp")]  # its own call made that
+    assert ours and not any(tensor.is_inference() for tensor in ours)
 
 
 def test_an_evaluation_between_trainings(x):
