@@ -1,9 +1,13 @@
 """Fixtures shared by the suite: a tiny random text encoder as a Hugging Face directory, and text for it."""
 
+import os
 import random
 import shutil
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: workers share the cores, so each takes one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = "the a one two red blue old new cat dog bird tree house river sees finds likes near under over and then".split()  # noqa: SIM905
 
